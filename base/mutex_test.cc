@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/base/mutex.h"
+
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace cloister::base {
+namespace {
+
+struct Counter {
+  Mutex mutex;
+  CondVar changed;
+  int value ABSL_GUARDED_BY(mutex) = 0;
+};
+
+TEST(MutexTest, LockedCounterLosesNothing) {
+  Counter counter;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 10000; ++i) {
+        MutexLock lock(&counter.mutex);
+        ++counter.value;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  MutexLock lock(&counter.mutex);
+  EXPECT_EQ(counter.value, 40000);
+}
+
+TEST(MutexTest, TryLockFailsWhileHeld) {
+  Mutex mutex;
+  MutexLock lock(&mutex);
+  bool taken = true;
+  std::thread([&] {
+    taken = mutex.TryLock();
+    if (taken) mutex.Unlock();
+  }).join();
+  EXPECT_FALSE(taken);
+}
+
+TEST(MutexTest, CondVarWakesWaiter) {
+  Counter counter;
+  std::thread setter([&] {
+    MutexLock lock(&counter.mutex);
+    counter.value = 1;
+    counter.changed.Signal();
+  });
+  {
+    MutexLock lock(&counter.mutex);
+    while (counter.value == 0) counter.changed.Wait(&counter.mutex);
+    EXPECT_EQ(counter.value, 1);
+  }
+  setter.join();
+}
+
+TEST(MutexTest, WaitUntilEndsAtItsDeadline) {
+  Counter counter;
+  MutexLock lock(&counter.mutex);
+  auto deadline = std::chrono::steady_clock::now();
+  while (counter.changed.WaitUntil(&counter.mutex, deadline)) {
+  }
+  EXPECT_GE(std::chrono::steady_clock::now(), deadline);
+}
+
+}  // namespace
+}  // namespace cloister::base
