@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_BOOT_LINUX_LOADER_H_
+#define CLOISTER_BOOT_LINUX_LOADER_H_
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cloister/boot/acpi.h"
+#include "cloister/boot/e820.h"
+#include "cloister/boot/launch_image.h"
+
+namespace cloister::boot {
+
+// What to boot. Paths are the user's: every error names the file or option.
+struct LinuxLoadOptions {
+  // An x86-64 bzImage (unpacked here, not in the guest) or ELF vmlinux.
+  std::string kernel_path;
+  // Empty: no initrd.
+  std::string initrd_path;
+  // Without a final NUL.
+  std::string command_line;
+  MemoryLayout memory;
+  std::optional<AcpiOptions> acpi;
+};
+
+// Reads the files and lays out a Linux guest for the 64-bit boot protocol
+// (Documentation/arch/x86/boot.rst): kernel segments where the ELF file wants
+// them; ACPI tables (in an e820 kAcpi range), boot_params and the command line
+// above 1 MiB; the initrd as high as the kernel allows. Blocks on file I/O and
+// decompression; touches no guest memory; any thread.
+//
+// Errors are one line. NotFound, PermissionDenied: a file cannot be opened.
+// InvalidArgument: a file or an option is not acceptable. ResourceExhausted:
+// the guest's RAM is too small. Unimplemented: a format that is not supported.
+absl::StatusOr<LaunchImage> LoadLinux(const LinuxLoadOptions& options);
+
+}  // namespace cloister::boot
+
+#endif  // CLOISTER_BOOT_LINUX_LOADER_H_
