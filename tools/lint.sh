@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything `./dev lint` checks. Each step says what it looks at; all steps run
+# even when one fails.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+status=0
+
+step() { # NAME COMMAND...
+  local name=$1
+  shift
+  if "$@"; then
+    printf 'lint: %s: ok\n' "$name"
+  else
+    printf 'lint: %s: FAILED\n' "$name"
+    status=1
+  fi
+}
+
+format() { git ls-files '*.h' '*.cc' | xargs -r clang-format --dry-run -Werror; }
+
+spdx() {
+  local missing
+  missing=$(git ls-files '*.h' '*.cc' '*.S' '*.py' '*.sh' 'dev' | xargs grep -L 'SPDX-License-Identifier: Apache-2.0')
+  [ -z "$missing" ] || { printf 'no SPDX line: %s\n' $missing; return 1; }
+}
+
+# clang's thread-safety analysis as errors, and layering_check: a file includes
+# only headers of libraries its target names.
+clang_build() {
+  bazel build --config=clang --features=layering_check --noshow_progress //... 2>&1 |
+    grep -E 'error|warning:|note:|ERROR|FAILED' | head -60
+  return "${PIPESTATUS[0]}"
+}
+
+# The thread-safety analysis must be on: a file that breaks it must not compile.
+thread_safety_works() {
+  local out
+  out=$(clang -std=c++20 -x c++ -fsyntax-only -Wthread-safety -Werror -I"$include" - 2>&1 <<'EOF'
+#include "cloister/base/mutex.h"
+struct S { cloister::base::Mutex m; int v ABSL_GUARDED_BY(m) = 0; };
+int Get(S& s) { return s.v; }
+EOF
+  ) && { echo "a read without the lock compiled"; return 1; }
+  grep -q thread-safety <<<"$out" || { echo "$out"; return 1; }
+}
+
+include=$(mktemp -d)
+trap 'rm -rf "$include"' EXIT
+ln -s "$PWD" "$include/cloister"
+
+step "clang-format" format
+step "SPDX lines" spdx
+step "buildifier" tools/buildifier.sh -mode=check
+step "dependency rules" python3 tools/check_deps.py
+step "thread-safety analysis is on" thread_safety_works
+step "clang: thread safety, layering" clang_build
+exit $status
