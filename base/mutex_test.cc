@@ -35,10 +35,12 @@ TEST(MutexTest, LockedCounterLosesNothing) {
 TEST(MutexTest, TryLockFailsWhileHeld) {
   Mutex mutex;
   MutexLock lock(&mutex);
-  bool taken = true;
+  bool taken = false;
   std::thread([&] {
-    taken = mutex.TryLock();
-    if (taken) mutex.Unlock();
+    if (mutex.TryLock()) {
+      taken = true;
+      mutex.Unlock();
+    }
   }).join();
   EXPECT_FALSE(taken);
 }
