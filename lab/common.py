@@ -159,7 +159,7 @@ class Apt:
 
     def __init__(self, cache, suites):
         need(("apt-get", "apt"), ("dpkg-deb", "dpkg"))
-        self._dir = cache / "apt"
+        self._dir = cache / "apt" / sha256_key([suite.encode() for suite in suites])
         for sub in ("lists/partial", "archives/partial"):
             (self._dir / sub).mkdir(parents=True, exist_ok=True)
         mirror, security = self._mirrors()

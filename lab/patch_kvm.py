@@ -50,7 +50,6 @@ int lab_private_access(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	put_page(page);
 	return 0;
 }
-EXPORT_SYMBOL_GPL(lab_private_access);
 """
 
 
