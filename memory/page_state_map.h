@@ -38,8 +38,9 @@ struct StateRange {
 //
 // Thread-safe. Readers see the map as it was between two calls of Set, wait for
 // nobody (neither for writers nor for other readers), and take tens of
-// nanoseconds; all operations are sequentially consistent with each other.
-// Writers wait for each other. Whoever decides and then acts on the answer must
+// nanoseconds. Set, Get, ForEachRange and IsWholly are sequentially consistent
+// with each other and with the caller's seq_cst atomics. Writers wait for each
+// other. Whoever decides and then acts on the answer must
 // hold something that keeps it true: a lease, or the broker's lock.
 class PageStateMap {
  public:
@@ -81,7 +82,7 @@ class PageStateMap {
   // by chance. Then the vCPU just runs again.
   bool ChangedSince(GuestAddress address, uint64_t generation) const;
 
-  // Bytes in `state`; they add up to kEndAddress between two calls of Set.
+  // Bytes in `state`. The four add up to kEndAddress while no Set is running.
   uint64_t bytes(PageState state) const;
 
   // Ranges and bitmaps stored. Neighbours in equal states are one range.
