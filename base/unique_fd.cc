@@ -11,9 +11,13 @@
 namespace cloister::base {
 
 absl::StatusOr<UniqueFd> UniqueFd::Duplicate() const {
-  int fd = ::fcntl(fd_, F_DUPFD_CLOEXEC, 0);
-  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("duplicate fd ", fd_));
-  return UniqueFd(fd);
+  return DuplicateFd(fd_);
+}
+
+absl::StatusOr<UniqueFd> DuplicateFd(int fd) {
+  int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return ErrnoStatus(errno, absl::StrCat("duplicate fd ", fd));
+  return UniqueFd(copy);
 }
 
 absl::Status SetCloseOnExec(int fd) {

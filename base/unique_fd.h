@@ -45,6 +45,9 @@ class UniqueFd {
   int fd_ = -1;
 };
 
+// A second descriptor, close-on-exec, for what `fd`, which is borrowed, names.
+absl::StatusOr<UniqueFd> DuplicateFd(int fd);
+
 // Sets FD_CLOEXEC; for descriptors whose creating call cannot (guest_memfd).
 absl::Status SetCloseOnExec(int fd);
 

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "cloister/cli/exit_code.h"
+#include "cloister/vmm/size.h"
+
+namespace cloister::cli {
+namespace {
+
+// A CLI11 callback around a parser of ours: its error is the option's error.
+template <typename T, typename Parse>
+CLI::callback_t Into(T* out, Parse parse) {
+  return [out, parse](const CLI::results_t& values) {
+    auto parsed = parse(values.back());
+    if (!parsed.ok()) {
+      throw CLI::ValidationError(std::string(parsed.status().message()));
+    }
+    *out = *std::move(parsed);
+    return true;
+  };
+}
+
+absl::StatusOr<memory::HugePages> ParseHugePages(const std::string& text) {
+  if (text == "none") return memory::HugePages::kNone;
+  if (text == "transparent") return memory::HugePages::kTransparent;
+  if (text == "2M") return memory::HugePages::kHugetlb2M;
+  if (text == "1G") return memory::HugePages::kHugetlb1G;
+  return absl::InvalidArgumentError(
+      "expected none, transparent, 2M or 1G (reserved pages)");
+}
+
+absl::StatusOr<memory::ImplicitPolicy> ParseImplicit(const std::string& text) {
+  if (text == "allow") return memory::ImplicitPolicy::kAllow;
+  if (text == "count") return memory::ImplicitPolicy::kCount;
+  if (text == "deny") return memory::ImplicitPolicy::kDeny;
+  return absl::InvalidArgumentError("expected allow, count or deny");
+}
+
+absl::StatusOr<ConsoleKind> ParseConsole(const std::string& text) {
+  if (text == "stdio") return ConsoleKind::kStdio;
+  if (text == "none") return ConsoleKind::kNone;
+  return absl::InvalidArgumentError("expected stdio or none");
+}
+
+absl::StatusOr<base::LogLevel> ParseLogLevel(const std::string& text) {
+  for (base::LogLevel level :
+       {base::LogLevel::kDebug, base::LogLevel::kInfo, base::LogLevel::kWarning,
+        base::LogLevel::kError}) {
+    if (text == base::LogLevelName(level)) return level;
+  }
+  return absl::InvalidArgumentError("expected debug, info, warning or error");
+}
+
+absl::StatusOr<confidential::BackendChoice> ParseBackend(
+    const std::string& text) {
+  return confidential::ParseBackendChoice(text);
+}
+
+absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
+  return vmm::ParseSize(text);
+}
+
+// The options that describe a VM; `measure` takes the same as `run`, so that
+// one command line gives one digest.
+void AddVmOptions(CLI::App* app, RunOptions* options) {
+  vmm::VmConfig& config = options->config;
+  app->add_option("--kernel", config.kernel.path,
+                  "Linux kernel: a bzImage or an ELF vmlinux")
+      ->required()
+      ->type_name("FILE");
+  app->add_option("--initrd", config.kernel.initrd_path, "Initial RAM disk")
+      ->type_name("FILE");
+  app->add_option("--append", config.kernel.command_line, "Kernel command line")
+      ->type_name("TEXT");
+  app->add_option("--cpus", config.cpus.count, "Number of vCPUs (default 1)")
+      ->type_name("N");
+  app->add_option("--threads-per-core", config.cpus.threads_per_core,
+                  "Topology shown to the guest (default 1)")
+      ->type_name("N");
+  app->add_option("--memory", Into(&config.memory.bytes, ParseBytes),
+                  "Guest RAM, such as 512M (default 256M)")
+      ->type_name("SIZE");
+  app->add_option("--huge-pages",
+                  Into(&config.memory.huge_pages, ParseHugePages),
+                  "none, transparent, 2M or 1G; only with --confidential off")
+      ->type_name("KIND");
+  app->add_option("--confidential",
+                  Into(&config.confidential.backend, ParseBackend),
+                  "off, auto, emulated or sw-protected (default auto)")
+      ->type_name("BACKEND");
+  app->add_option("--implicit-conversions",
+                  Into(&config.confidential.policy.implicit, ParseImplicit),
+                  "What a touch of a page in the other state does: allow, "
+                  "count or deny (default count)")
+      ->type_name("POLICY");
+  app->add_option("--console", Into(&options->console, ParseConsole),
+                  "stdio or none (default stdio)")
+      ->type_name("WHERE");
+  app->add_option("--id", config.id, "Name of the VM in messages")
+      ->type_name("NAME");
+  app->add_flag("--boot-timer", options->boot_timer,
+                "Print the time of each phase of the start");
+}
+
+// CLI11's text, as one line.
+std::string OneLine(absl::string_view text) {
+  std::string line = absl::StrReplaceAll(text, {{"\n", " "}});
+  while (!line.empty() && line.back() == ' ') line.pop_back();
+  return line;
+}
+
+struct Parser {
+  CommandLine result;
+  CLI::App app{"Runs confidential microVMs on /dev/kvm.", "cloister"};
+  CLI::App* run = nullptr;
+  CLI::App* measure = nullptr;
+  CLI::App* doctor = nullptr;
+  CLI::App* version = nullptr;
+
+  Parser() {
+    app.require_subcommand(1);
+    app.set_help_all_flag("--help-all", "Help for every command");
+    app.add_option("--log-level", Into(&result.log_level, ParseLogLevel),
+                   "debug, info, warning or error (default info)")
+        ->type_name("LEVEL");
+    run = app.add_subcommand(
+        "run",
+        "Boot a Linux kernel and attach to its console (Ctrl-A x leaves)");
+    AddVmOptions(run, &result.run);
+    measure = app.add_subcommand(
+        "measure", "Print the launch digest of such a VM, without starting it");
+    AddVmOptions(measure, &result.run);
+    doctor = app.add_subcommand(
+        "doctor", "Say what this host's /dev/kvm offers and what is missing");
+    doctor->add_flag("--json", result.doctor.json, "Print JSON");
+    doctor->add_flag(
+        "--can-boot-linux", result.doctor.can_boot_linux,
+        "Only answer whether Linux can run here: exit code 0 or 1");
+    version = app.add_subcommand("version", "Print the version");
+    for (CLI::App* command : {run, measure, doctor, version}) {
+      command->fallthrough();
+    }
+  }
+
+  Command Chosen() const {
+    if (measure->parsed()) return Command::kMeasure;
+    if (doctor->parsed()) return Command::kDoctor;
+    if (version->parsed()) return Command::kVersion;
+    return Command::kRun;
+  }
+};
+
+}  // namespace
+
+ParseResult ParseCommandLine(int argc, const char* const* argv) {
+  Parser parser;
+  ParseResult result;
+  try {
+    parser.app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    result.output = parser.app.help();
+    return result;
+  } catch (const CLI::CallForAllHelp&) {
+    result.output = parser.app.help("", CLI::AppFormatMode::All);
+    return result;
+  } catch (const CLI::ParseError& error) {
+    result.exit_code = kExitUsage;
+    result.output =
+        absl::StrCat("cloister: ", OneLine(error.what()), " (try --help)\n");
+    return result;
+  }
+  parser.result.command = parser.Chosen();
+  result.command_line = std::move(parser.result);
+  return result;
+}
+
+}  // namespace cloister::cli

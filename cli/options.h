@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_CLI_OPTIONS_H_
+#define CLOISTER_CLI_OPTIONS_H_
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "cloister/base/log.h"
+#include "cloister/vmm/config.h"
+
+namespace cloister::cli {
+
+enum class Command { kRun, kMeasure, kDoctor, kVersion };
+
+enum class ConsoleKind { kStdio, kNone };
+
+struct RunOptions {
+  vmm::VmConfig config;
+  ConsoleKind console = ConsoleKind::kStdio;
+  bool boot_timer = false;
+};
+
+struct DoctorOptions {
+  bool json = false;
+  // Answer one question by exit code: can this /dev/kvm boot Linux?
+  bool can_boot_linux = false;
+};
+
+struct CommandLine {
+  Command command = Command::kRun;
+  RunOptions run;  // also `measure`
+  DoctorOptions doctor;
+  base::LogLevel log_level = base::LogLevel::kInfo;
+};
+
+// What became of the arguments: a command line, or the text to print and the
+// code to leave with (--help: kExitOk on stdout; a mistake: kExitUsage, one
+// line on stderr that names the option).
+struct ParseResult {
+  std::optional<CommandLine> command_line;
+  int exit_code = 0;
+  std::string output;
+};
+
+// Parses argv. Opens nothing.
+ParseResult ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace cloister::cli
+
+#endif  // CLOISTER_CLI_OPTIONS_H_

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/confidential/backend_factory.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/confidential/emulated.h"
+#include "cloister/confidential/off.h"
+#include "cloister/confidential/sw_protected.h"
+
+namespace cloister::confidential {
+namespace {
+
+std::string VendorOf(const std::vector<kvm::CpuidEntry>& cpuid) {
+  for (const kvm::CpuidEntry& entry : cpuid) {
+    if (entry.function != 0) continue;
+    char vendor[12];
+    std::memcpy(vendor, &entry.ebx, 4);
+    std::memcpy(vendor + 4, &entry.edx, 4);
+    std::memcpy(vendor + 8, &entry.ecx, 4);
+    return std::string(vendor, sizeof(vendor));
+  }
+  return "";
+}
+
+}  // namespace
+
+absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system) {
+  HostFacts facts;
+  facts.kvm = kvm::Probe(system);
+  ASSIGN_OR_RETURN(auto cpuid, system.SupportedCpuid());
+  std::string vendor = VendorOf(cpuid);
+  facts.amd = vendor == "AuthenticAMD" || vendor == "HygonGenuine";
+  return facts;
+}
+
+std::string MissingFor(BackendKind kind, const HostFacts& facts) {
+  switch (kind) {
+    case BackendKind::kOff:
+      return facts.kvm.default_vm ? ""
+                                  : absl::StrCat("no VM can be made: ",
+                                                 facts.kvm.default_vm_error);
+    case BackendKind::kEmulated:
+      if (!facts.kvm.default_vm) {
+        return absl::StrCat("no VM can be made: ", facts.kvm.default_vm_error);
+      }
+      if (!facts.amd) {
+        return "an AMD CPU, whose guests report conversions by VMMCALL";
+      }
+      if (!facts.kvm.map_gpa_range_exits()) {
+        return "KVM_CAP_EXIT_HYPERCALL with MAP_GPA_RANGE (Linux 5.14)";
+      }
+      return "";
+    case BackendKind::kSwProtected:
+      if (!facts.kvm.sw_protected_vm) {
+        return absl::StrCat(
+            "software-protected VMs (Linux 6.8 with "
+            "CONFIG_KVM_SW_PROTECTED_VM and hardware virtualisation): ",
+            facts.kvm.sw_protected_vm_error);
+      }
+      if ((facts.kvm.memory_attributes_mask & 8) == 0) {
+        return "KVM_CAP_MEMORY_ATTRIBUTES with PRIVATE";
+      }
+      if (!facts.kvm.guest_memfd) return "KVM_CAP_GUEST_MEMFD";
+      if (!facts.kvm.user_memory2) return "KVM_CAP_USER_MEMORY2";
+      return "";
+  }
+  return "an implementation";
+}
+
+absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
+                                          const HostFacts& facts) {
+  BackendKind kind = BackendKind::kOff;
+  switch (choice) {
+    case BackendChoice::kAuto:
+      for (BackendKind candidate :
+           {BackendKind::kSwProtected, BackendKind::kEmulated}) {
+        if (MissingFor(candidate, facts).empty()) return candidate;
+      }
+      break;
+    case BackendChoice::kOff:
+      break;
+    case BackendChoice::kEmulated:
+      kind = BackendKind::kEmulated;
+      break;
+    case BackendChoice::kSwProtected:
+      kind = BackendKind::kSwProtected;
+      break;
+  }
+  std::string missing = MissingFor(kind, facts);
+  if (!missing.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--confidential ", BackendChoiceName(choice),
+                     ": this host lacks ", missing));
+  }
+  return kind;
+}
+
+absl::StatusOr<BackendVm> CreateBackendVm(const kvm::System& system,
+                                          BackendKind kind,
+                                          const RamOptions& ram, int c_bit) {
+  switch (kind) {
+    case BackendKind::kOff:
+      return CreateOffVm(system, ram);
+    case BackendKind::kEmulated:
+      return CreateEmulatedVm(system, ram, c_bit);
+    case BackendKind::kSwProtected:
+      return CreateSwProtectedVm(system, ram, c_bit);
+  }
+  return absl::InvalidArgumentError("unknown confidential backend");
+}
+
+}  // namespace cloister::confidential

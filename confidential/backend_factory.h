@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_CONFIDENTIAL_BACKEND_FACTORY_H_
+#define CLOISTER_CONFIDENTIAL_BACKEND_FACTORY_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "cloister/confidential/backend_kind.h"
+#include "cloister/confidential/backend_vm.h"
+#include "cloister/confidential/guest_ram.h"
+#include "cloister/kvm/probe.h"
+#include "cloister/kvm/system.h"
+
+namespace cloister::confidential {
+
+// What a host can do, as far as backends care.
+struct HostFacts {
+  kvm::CapabilityReport kvm;
+  // The CPU says "AuthenticAMD" or "HygonGenuine": guests use VMMCALL.
+  bool amd = false;
+};
+
+// Asks /dev/kvm. An error only if the CPUID table cannot be read.
+absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system);
+
+// Empty if `kind` works on this host, else what is missing, ready to print.
+std::string MissingFor(BackendKind kind, const HostFacts& facts);
+
+// What `choice` means here: kAuto takes the strongest that works (sw-protected,
+// emulated, off). FailedPrecondition, naming what is missing, if the choice
+// does not work on this host.
+absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
+                                          const HostFacts& facts);
+
+// Makes a VM of the type `kind` needs, its memory and its slots. `c_bit` is the
+// software C-bit's position (ignored by kOff). Every page at and above
+// `ram.aliased_end` is private then, as far as the hardware is concerned; see
+// Backend::SetAttributes for the rest.
+absl::StatusOr<BackendVm> CreateBackendVm(const kvm::System& system,
+                                          BackendKind kind,
+                                          const RamOptions& ram, int c_bit);
+
+}  // namespace cloister::confidential
+
+#endif  // CLOISTER_CONFIDENTIAL_BACKEND_FACTORY_H_

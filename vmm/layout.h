@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The machine that a guest sees: every address, port and interrupt number that
+// is the monitor's to choose. Devices and ACPI tables get theirs from here.
+#ifndef CLOISTER_VMM_LAYOUT_H_
+#define CLOISTER_VMM_LAYOUT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "cloister/boot/acpi.h"
+#include "cloister/memory/guest_address.h"
+
+namespace cloister::vmm {
+
+// I/O ports. 0xCF8-0xCFF stay free for PCI configuration.
+inline constexpr uint16_t kCom1Port = 0x3f8;
+inline constexpr uint16_t kRtcPort = 0x70;
+inline constexpr uint16_t kKeyboardDataPort = 0x60;
+inline constexpr uint16_t kKeyboardCommandPort = 0x64;
+inline constexpr uint16_t kSystemControlPortA = 0x92;
+inline constexpr uint16_t kAcpiPmPort = 0x600;
+// One byte each, written by the guest: boot progress, and what the launch shim
+// found.
+inline constexpr uint16_t kBootMarkerPort = 0x3f0;
+
+// ISA interrupts, which are 8259 inputs and, with an IOAPIC, its pins.
+inline constexpr uint32_t kKeyboardIrq = 1;
+inline constexpr uint32_t kCom1Irq = 4;
+inline constexpr uint32_t kSciIrq = 9;
+
+// RAM ends here at the latest below 4 GiB: above are the IOAPIC, the local
+// APICs, KVM's own pages and device windows.
+inline constexpr uint64_t kHoleStart = 0xc0000000;
+inline constexpr uint64_t kFourGiB = uint64_t{1} << 32;
+// Three pages that KVM needs on Intel (KVM_SET_TSS_ADDR), and the identity map
+// page below them.
+inline constexpr uint64_t kTssAddress = 0xfffbd000;
+inline constexpr uint64_t kIdentityMapAddress = 0xfffbc000;
+
+// The low MiB: one memory in both views of a confidential guest.
+inline constexpr uint64_t kLowMemoryEnd = uint64_t{1} << 20;
+
+// The value that /init writes to kBootMarkerPort.
+inline constexpr uint8_t kInitReached = 123;
+
+// RAM ranges for `bytes` of memory: from 0 up to the hole, the rest from 4 GiB.
+absl::StatusOr<std::vector<memory::GuestRange>> RamRanges(uint64_t bytes);
+
+// The ACPI description of this machine. `io_apic`: with one, or the 8259 alone
+// (which needs no MMIO at all).
+boot::AcpiOptions MakeAcpiOptions(std::vector<uint32_t> apic_ids, bool io_apic);
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_LAYOUT_H_

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/layout.h"
+
+#include "cloister/base/status_matchers.h"
+#include "cloister/devices/acpi_pm.h"
+#include "gtest/gtest.h"
+
+namespace cloister::vmm {
+namespace {
+
+TEST(LayoutTest, SmallMemoryIsOneRange) {
+  ASSERT_OK_AND_ASSIGN(auto ram, RamRanges(256 << 20));
+  ASSERT_EQ(ram.size(), 1u);
+  EXPECT_EQ(ram[0].start().value(), 0u);
+  EXPECT_EQ(ram[0].size(), 256u << 20);
+}
+
+TEST(LayoutTest, LargeMemoryContinuesAboveFourGiB) {
+  ASSERT_OK_AND_ASSIGN(auto ram, RamRanges(uint64_t{4} << 30));
+  ASSERT_EQ(ram.size(), 2u);
+  EXPECT_EQ(ram[0].size(), kHoleStart);
+  EXPECT_EQ(ram[1].start().value(), kFourGiB);
+  EXPECT_EQ(ram[0].size() + ram[1].size(), uint64_t{4} << 30);
+}
+
+TEST(LayoutTest, RefusesZeroAndUnaligned) {
+  EXPECT_FALSE(RamRanges(0).ok());
+  EXPECT_FALSE(RamRanges(4095).ok());
+}
+
+TEST(LayoutTest, AcpiNamesThePortsThatTheDevicesHave) {
+  boot::AcpiOptions acpi = MakeAcpiOptions({0, 1}, /*io_apic=*/false);
+  EXPECT_FALSE(acpi.io_apic.has_value());
+  EXPECT_EQ(acpi.apic_ids.size(), 2u);
+  EXPECT_EQ(acpi.pm.pm1_control, kAcpiPmPort + 4);
+  EXPECT_LT(acpi.reset->port, kAcpiPmPort + devices::AcpiPm::kPortCount);
+  EXPECT_TRUE(MakeAcpiOptions({0}, true).io_apic.has_value());
+}
+
+TEST(LayoutTest, KvmPagesLieInTheHole) {
+  EXPECT_GE(kIdentityMapAddress, kHoleStart);
+  EXPECT_GE(kTssAddress, kIdentityMapAddress + memory::kPageSize);
+  EXPECT_LE(kTssAddress + 3 * memory::kPageSize, kFourGiB);
+}
+
+}  // namespace
+}  // namespace cloister::vmm
