@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <set>
 #include <vector>
 
@@ -101,7 +100,9 @@ class Bus {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_);
   void Publish(Table table) ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_);
   std::shared_ptr<const Table> Current();
-  void ReportUnknown(bool write, uint64_t address, size_t size);
+  // The entry that holds all `size` > 0 bytes at `address`, or null.
+  static const Entry* Find(const Table& table, uint64_t address, size_t size);
+  void ReportUnknown(absl::string_view access, uint64_t address, size_t size);
 
   const Space space_;
   base::Logger& log_;

@@ -46,8 +46,8 @@ class Serial : public BusDevice {
 
   struct Options {
     std::string name = "serial0";
-    // Called without a lock on the thread that made room, after an Enqueue
-    // that could not take everything. May call Enqueue.
+    // Called without a lock on the thread that made room (half of the FIFO)
+    // after an Enqueue that could not take everything. May call Enqueue.
     std::function<void()> on_input_room;
   };
   struct Counters {
@@ -104,7 +104,7 @@ class Serial : public BusDevice {
   void Transmit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint8_t PendingInterrupt() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UpdateIrq() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // True, once, if an Enqueue was cut short and there is room now.
+  // True, once, if an Enqueue was cut short and half of the FIFO is free.
   bool TakeRoomNotice() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;

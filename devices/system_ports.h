@@ -29,7 +29,7 @@ class Port61 : public BusDevice {
 
  private:
   std::atomic<uint8_t> control_{0};
-  std::atomic<bool> refresh_{false};
+  std::atomic<uint8_t> reads_{0};
 };
 
 // The PC's system control port A (0x92): bit 1 is the A20 gate, which stays on
