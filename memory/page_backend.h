@@ -42,9 +42,9 @@ class PageBackend {
   // For messages: "sw-protected".
   virtual absl::string_view name() const = 0;
 
-  // kPreserved also means one backing: ReserveShared, FreeShared and
-  // FreePrivate then have nothing to do, and a page under a lease is never
-  // made private.
+  // kPreserved also means one backing: a conversion then neither reserves nor
+  // frees (only a reset frees, to discard), and a page under a lease is never
+  // made private. Constant.
   virtual ConversionContent content() const = 0;
 
   // Bytes that one step should cover, a power of two of at least one page. A

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_MEMORY_CONVERSION_QUEUE_H_
+#define CLOISTER_MEMORY_CONVERSION_QUEUE_H_
+
+#include <chrono>
+#include <cstddef>
+#include <list>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "cloister/base/mutex.h"
+#include "cloister/memory/guest_address.h"
+
+namespace cloister::memory {
+
+// Lets one request at a time work on any page: a lock on ranges of guest
+// memory that is handed out in order of arrival. Requests for other pages pass
+// each other. Nothing is dropped: a request waits until its pages are free, the
+// queue is not paused, and everyone who came before and wants some of the same
+// pages is done. Thread-safe.
+class ConversionQueue {
+ public:
+  enum class Priority {
+    kGuest,  // waits while the queue is paused; a reset cancels it
+    kHost,   // as kGuest, but refused at once while the queue is paused
+    kInner,  // the broker's own work: passes those who wait, and the pause
+  };
+
+  // The turn of one request. Move-only; ends the turn when destroyed. Must not
+  // outlive the queue.
+  class Turn {
+   public:
+    Turn(Turn&& other) noexcept
+        : queue_(std::exchange(other.queue_, nullptr)), entry_(other.entry_) {}
+    Turn& operator=(Turn&&) = delete;
+    ~Turn() {
+      if (queue_ != nullptr) queue_->Leave(entry_);
+    }
+
+   private:
+    friend class ConversionQueue;
+    struct Entry {
+      std::vector<GuestRange> ranges;
+      Priority priority;
+      bool started;
+      absl::Status cancelled;
+    };
+    Turn(ConversionQueue* queue, std::list<Entry>::iterator entry)
+        : queue_(queue), entry_(entry) {}
+
+    ConversionQueue* queue_;
+    std::list<Entry>::iterator entry_;
+  };
+
+  ConversionQueue() = default;
+  ConversionQueue(const ConversionQueue&) = delete;
+  ConversionQueue& operator=(const ConversionQueue&) = delete;
+
+  // Waits for a turn on `ranges` (ascending, apart from each other). The status
+  // of Shutdown or CancelWaiting if one of them comes first; Unavailable for a
+  // kHost request while paused.
+  absl::StatusOr<Turn> Enter(absl::Span<const GuestRange> ranges,
+                             Priority priority);
+
+  // Lets no request but kInner begin, and returns once none is under way.
+  // Pauses nest: each takes one Resume.
+  void Pause();
+  void Resume();
+
+  // Makes every waiting kGuest and kHost request fail with `status`.
+  void CancelWaiting(const absl::Status& status);
+  // Makes every waiting and every later request fail with `status`. Those that
+  // have their turn keep it. The first call counts.
+  void Shutdown(const absl::Status& status);
+
+  // Waits for `duration`; false, early, once the queue is shut down.
+  bool Delay(std::chrono::nanoseconds duration);
+
+  // Requests without a turn yet.
+  size_t waiting();
+
+ private:
+  using EntryList = std::list<Turn::Entry>;
+
+  bool MayStart(EntryList::iterator entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool AnyUnderWay() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Leave(EntryList::iterator entry);
+
+  base::Mutex mutex_;
+  base::CondVar changed_;
+  EntryList entries_ ABSL_GUARDED_BY(mutex_);  // in order of arrival
+  int pauses_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status shutdown_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace cloister::memory
+
+#endif  // CLOISTER_MEMORY_CONVERSION_QUEUE_H_
