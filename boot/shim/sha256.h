@@ -27,7 +27,7 @@ struct Digest {
 // which the object is spent. Not thread-safe. Hashes up to 2^61 bytes.
 class Sha256 {
  public:
-  constexpr void Update(const uint8_t* data, size_t size) {
+  [[gnu::noinline]] constexpr void Update(const uint8_t* data, size_t size) {
     total_ += size;
     if (used_ != 0) {
       while (size != 0 && used_ < kBlock) {
@@ -98,7 +98,7 @@ class Sha256 {
     return (x >> n) | (x << (32 - n));
   }
 
-  constexpr void Compress(const uint8_t* block) {
+  [[gnu::noinline]] constexpr void Compress(const uint8_t* block) {
     uint32_t w[64] = {};
     for (int i = 0; i < 16; ++i, block += 4) {
       w[i] = static_cast<uint32_t>(block[0]) << 24 |

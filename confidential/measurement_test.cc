@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/confidential/measurement.h"
+
+#include <functional>
+#include <set>
+
+#include "cloister/base/status_matchers.h"
+#include "cloister/boot/shim/shim_image.h"
+#include "cloister/confidential/measurement_json.h"
+
+namespace cloister::confidential {
+namespace {
+
+using ::cloister::base::StatusIs;
+using ::cloister::boot::PieceType;
+using ::cloister::memory::GuestAddress;
+using ::cloister::memory::GuestRange;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kMiB = 1 << 20;
+
+boot::Piece MakePiece(PieceType type, uint64_t gpa, std::vector<uint8_t> bytes,
+                      uint64_t memory) {
+  return {type, GuestAddress(gpa), boot::SharedBytes(std::move(bytes)), memory};
+}
+
+shim::LaunchOptions Sample() {
+  shim::LaunchOptions options;
+  options.c_bit = 39;
+  options.ram = {*GuestRange::Create(GuestAddress(0), 32 * kMiB)};
+  options.shim = GuestAddress(16 * kMiB);
+  options.pieces = {
+      MakePiece(PieceType::kKernelSegment, 2 * kMiB, {1, 2, 3, 4, 5}, 0x9000),
+      MakePiece(PieceType::kInitrd, 4 * kMiB, {6, 7, 8}, 0x1000),
+      MakePiece(PieceType::kCommandLine, kMiB + 0x1000, {'a', 0}, 0x800),
+      MakePiece(PieceType::kBootParams, kMiB, {9, 10, 11, 12}, 0x1000),
+      MakePiece(PieceType::kAcpi, kMiB + 0x3000, {13}, 0x1000)};
+  options.entry = {GuestAddress(2 * kMiB), GuestAddress(kMiB)};
+  options.platform = "cpuid=1\n";
+  return options;
+}
+
+std::string DigestOf(const shim::LaunchOptions& options) {
+  auto report = Measure(options);
+  EXPECT_THAT(report, base::IsOk());
+  return shim::DigestHex(report->digest);
+}
+
+TEST(MeasurementTest, IsTheDigestThatALaunchWritesIntoTheShim) {
+  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(Sample()));
+  ASSERT_OK_AND_ASSIGN(shim::ShimLaunch launch,
+                       shim::BuildShimLaunch(Sample()));
+  EXPECT_EQ(report.digest, launch.digest);
+  EXPECT_EQ(report.shim_size, shim::ShimImage().size());
+  EXPECT_EQ(report.format, 1u);
+}
+
+TEST(MeasurementTest, IsRepeatable) {
+  EXPECT_EQ(DigestOf(Sample()), DigestOf(Sample()));
+}
+
+TEST(MeasurementTest, EveryByteOfEveryPieceCounts) {
+  std::set<std::string> digests = {DigestOf(Sample())};
+  size_t expected = 1;
+  for (size_t piece = 0; piece < Sample().pieces.size(); ++piece) {
+    absl::Span<const uint8_t> data = Sample().pieces[piece].data.span();
+    for (size_t i = 0; i < data.size(); ++i) {
+      shim::LaunchOptions options = Sample();
+      std::vector<uint8_t> bytes(data.begin(), data.end());
+      bytes[i] ^= 0x10;
+      options.pieces[piece].data = boot::SharedBytes(std::move(bytes));
+      digests.insert(DigestOf(options));
+      ++expected;
+    }
+  }
+  EXPECT_EQ(digests.size(), expected);
+}
+
+TEST(MeasurementTest, EveryByteOfTheShimButItsSlotCounts) {
+  absl::Span<const uint8_t> image = shim::ShimImage();
+  ASSERT_OK_AND_ASSIGN(MeasurementReport base, Measure(Sample()));
+  std::vector<uint8_t> changed(image.begin(), image.end());
+  for (size_t i = 0; i < image.size(); ++i) {
+    changed[i] ^= 1;
+    ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(changed, Sample()));
+    bool in_slot =
+        i >= shim::kDigestSlot && i < shim::kDigestSlot + shim::kDigestSize;
+    ASSERT_EQ(report.digest == base.digest, in_slot) << i;
+    changed[i] ^= 1;
+  }
+  changed.push_back(0);
+  ASSERT_OK_AND_ASSIGN(MeasurementReport longer, Measure(changed, Sample()));
+  EXPECT_NE(longer.digest, base.digest);
+}
+
+TEST(MeasurementTest, EveryOptionButTheCBitCounts) {
+  using Change = std::function<void(shim::LaunchOptions&)>;
+  const Change changes[] = {
+      [](shim::LaunchOptions& o) {
+        o.ram = {*GuestRange::Create(GuestAddress(0), 64 * kMiB)};
+      },
+      [](shim::LaunchOptions& o) {
+        o.ram = {*GuestRange::Create(GuestAddress(0x1000), 32 * kMiB - 0x1000)};
+      },
+      [](shim::LaunchOptions& o) {
+        o.ram = {*GuestRange::Create(GuestAddress(0), 0xa0000),
+                 *GuestRange::Create(GuestAddress(kMiB), 31 * kMiB)};
+      },
+      [](shim::LaunchOptions& o) { o.shim = GuestAddress(17 * kMiB); },
+      [](shim::LaunchOptions& o) { o.entry.rip = GuestAddress(2 * kMiB + 1); },
+      [](shim::LaunchOptions& o) { o.entry.rsi = GuestAddress(4 * kMiB); },
+      [](shim::LaunchOptions& o) { o.vcpus = 2; },
+      [](shim::LaunchOptions& o) { o.hypercalls = false; },
+      [](shim::LaunchOptions& o) { o.platform = "cpuid=2\n"; },
+      [](shim::LaunchOptions& o) { o.platform = ""; },
+      [](shim::LaunchOptions& o) { o.pieces[1].type = PieceType::kAcpi; },
+      [](shim::LaunchOptions& o) { o.pieces[1].gpa = GuestAddress(5 * kMiB); },
+      [](shim::LaunchOptions& o) { o.pieces[1].memory_size = 0x2000; },
+      // A zero more or less, in data or in memory, is another launch.
+      [](shim::LaunchOptions& o) {
+        o.pieces[1].data = boot::SharedBytes({6, 7, 8, 0});
+      },
+      [](shim::LaunchOptions& o) { o.pieces.erase(o.pieces.begin() + 1); },
+      [](shim::LaunchOptions& o) { std::swap(o.pieces[1], o.pieces[2]); },
+      [](shim::LaunchOptions& o) {
+        o.pieces.push_back(
+            MakePiece(PieceType::kInitrd, 6 * kMiB, {1}, 0x1000));
+      },
+      [](shim::LaunchOptions& o) {
+        o.pieces.push_back(MakePiece(PieceType::kInitrd, 6 * kMiB, {}, 0x1000));
+      },
+  };
+  std::set<std::string> digests = {DigestOf(Sample())};
+  size_t expected = 1;
+  for (const Change& change : changes) {
+    shim::LaunchOptions options = Sample();
+    change(options);
+    digests.insert(DigestOf(options));
+    EXPECT_EQ(digests.size(), ++expected) << "change " << expected - 2;
+  }
+  shim::LaunchOptions other_bit = Sample();
+  other_bit.c_bit = 47;
+  EXPECT_EQ(DigestOf(other_bit), DigestOf(Sample()));
+}
+
+TEST(MeasurementTest, RefusesAnImageWithoutASlotOrTooLarge) {
+  std::vector<uint8_t> image(shim::kDigestSlot + shim::kDigestSize);
+  EXPECT_THAT(Measure(image, Sample()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64")));
+  image.resize(shim::kImageMax + 1);
+  EXPECT_THAT(Measure(image, Sample()),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  shim::LaunchOptions bad = Sample();
+  bad.vcpus = 0;
+  EXPECT_THAT(Measure(bad), StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST(MeasurementJsonTest, ListsTheInputsInHashingOrder) {
+  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(Sample()));
+  const std::string hash =
+      "\"digest\": \"" + shim::DigestHex(report.shim) + "\"";
+  const std::string expected =
+      "{\n"
+      "  \"digest\": \"" +
+      shim::DigestHex(report.digest) +
+      "\",\n"
+      "  \"format\": 1,\n"
+      "  \"inputs\": [\n"
+      "    {\"type\": \"shim\", \"length\": " +
+      std::to_string(report.shim_size) + ", " + hash +
+      "},\n"
+      "    {\"type\": \"start state\", \"shim\": \"0x1000000\", "
+      "\"entry\": \"0x200000\", \"boot_params\": \"0x100000\", "
+      "\"vcpus\": 1, \"hypercalls\": true, \"platform\": "
+      "\"" +
+      shim::DigestHex(report.inputs.platform) +
+      "\", "
+      "\"ram\": [{\"gpa\": \"0x0\", \"size\": 33554432}]},\n"
+      // SHA-256 of 01 02 03 04 05, checked with an independent tool.
+      "    {\"type\": \"kernel segment\", \"gpa\": \"0x200000\", "
+      "\"length\": 5, \"memory_size\": 36864, \"digest\": "
+      "\"74f81fe167d99b4cb41d6d0ccda82278caee9f3e2f25d5e5a3936ff3dcec60d0\"},"
+      "\n";
+  std::string json = MeasurementJson(report);
+  EXPECT_EQ(json.substr(0, expected.size()), expected);
+  EXPECT_THAT(json, HasSubstr("\"type\": \"ACPI tables\", \"gpa\": "
+                              "\"0x103000\", \"length\": 1,"));
+  EXPECT_EQ(json.substr(json.size() - 9), "\"}\n  ]\n}\n");
+}
+
+}  // namespace
+}  // namespace cloister::confidential
