@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of lab/lab itself: statuses, output, limits, a host that dies, ways out."""
+
+import fcntl
+import json
+import os
+import pathlib
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+
+LAB = pathlib.Path("lab").absolute()
+CACHE = pathlib.Path(os.environ.get("CLOISTER_CACHE") or
+                     os.path.expanduser("~/.cache/cloister")) / "lab"
+PATIENCE = 120  # Seconds that any one step may take on a busy machine.
+
+
+def command(*arguments):
+    return [sys.executable, str(LAB / "lab"), *arguments]
+
+
+def run(*arguments, **kwargs):
+    """Runs lab/lab to its end."""
+    kwargs.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=3 * PATIENCE, check=False, **kwargs)
+
+
+def children(pid):
+    """Process ids of the direct children of `pid`."""
+    text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"waited in vain for {what}")
+        time.sleep(0.02)
+
+
+class Started:
+    """A run in the lab that has reached its program, which then sleeps."""
+
+    def __init__(self, *options, program="echo started; exec sleep 600"):
+        self.process = subprocess.Popen(
+            command(*options, "--", "sh", "-c", program), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        line = self.process.stdout.readline()
+        if line != b"started\n":
+            raise AssertionError((line, self.process.communicate()))
+        self.qemu, = children(self.process.pid)
+
+    def finish(self):
+        """(status, standard error) once it has ended; QEMU must be gone by then."""
+        _, err = self.process.communicate(timeout=PATIENCE)
+        wait_for(lambda: not is_running(self.qemu), "the end of QEMU")
+        return self.process.returncode, err.decode()
+
+
+class Statuses(unittest.TestCase):
+    def test_each_program_of_one_boot_has_its_own(self):
+        jobs = [
+            {"name": "seven", "argv": ["sh", "-c", "exit 7"]},
+            {"name": "signal", "argv": ["sh", "-c", "kill -TERM $$"]},
+            {"name": "absent", "argv": ["no-such-program"]},
+            {"name": "folder", "argv": ["/etc"]},
+            {"name": "cwd", "argv": ["true"], "cwd": "/no/such/folder"},
+            {"name": "slow", "argv": ["sleep", "600"], "timeout": 2},
+            {"name": "daemon", "argv": ["sh", "-c", "sleep 600 & true"]},
+            {"name": "crash", "argv": ["sh", "-c", "echo c >/proc/sysrq-trigger"]},
+            {"name": "after", "argv": ["sh", "-c", "echo still here"]},
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            report = os.path.join(folder, "report")
+            done = run("--jobs", "-", "--report", report, input=json.dumps(jobs).encode(),
+                       stdin=None)
+            results = {one["name"]: one for one in json.loads(pathlib.Path(report).read_text())}
+        codes = {name: one["code"] for name, one in results.items()}
+        self.assertEqual(codes, {"seven": 7, "signal": 143, "absent": 127, "folder": 126,
+                                 "cwd": 127, "slow": 124, "daemon": 0, "crash": 122, "after": 0})
+        self.assertEqual(results["daemon"]["left_behind"], 1)
+        self.assertIn(b"daemon left 1 processes behind", done.stderr)
+        self.assertIn("timed out after 2 s", results["slow"]["reason"])
+        self.assertIn("the lab host died", results["crash"]["reason"])
+        self.assertIn(b"sysrq triggered crash", done.stderr)
+        self.assertIn(b"still here\n", done.stdout)
+        self.assertIn(b"lab: 9 programs: 2 passed, 7 failed\n", done.stdout)
+        self.assertEqual(done.returncode, 122)
+
+    def test_one_program(self):
+        done = run("--", "sh", "-c", "exit 42")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (42, b"", b""))
+
+    def test_wrong_usage(self):
+        self.assertEqual(run().returncode, 120)
+        self.assertEqual(run("--kernel", "other", "--", "true").returncode, 120)
+
+    def test_no_kernel(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = run("--", "true", env={**os.environ, "CLOISTER_CACHE": folder})
+        self.assertEqual(done.returncode, 121)
+        self.assertIn(b"not built", done.stderr)
+
+
+class Streams(unittest.TestCase):
+    # A megabyte and more on each of the streams; lines, so that a loss is easy to place.
+    DATA = "".join(f"{number:07d} {'x' * 24}\n" for number in range(40000)).encode()
+
+    def test_big_output_arrives_whole(self):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(self.DATA)
+            file.flush()
+            done = run("--", "sh", "-c", f"cat {file.name} >&2 & cat {file.name}; wait")
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(len(done.stdout), len(self.DATA))
+        self.assertEqual(done.stdout, self.DATA)
+        self.assertEqual(done.stderr, self.DATA)
+
+    def test_big_input_arrives_whole(self):
+        done = run("--", "cat", input=self.DATA, stdin=None)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stdout, self.DATA)
+
+    def test_input_that_nobody_reads(self):
+        self.assertEqual(run("--", "true", input=self.DATA, stdin=None).returncode, 0)
+
+    def test_reader_that_leaves(self):
+        process = subprocess.Popen(command("--", "yes"), stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.assertEqual(process.stdout.read(4), b"y\ny\n")
+        process.stdout.close()
+        self.assertEqual(process.wait(PATIENCE), 128 + signal.SIGPIPE)
+
+
+class Surroundings(unittest.TestCase):
+    def test_folder_environment_and_shares(self):
+        with tempfile.TemporaryDirectory() as shared, tempfile.TemporaryDirectory() as other:
+            done = run("--share-out", shared, "--env", "LAB_TEST=a b", "--cwd", other, "--",
+                       "sh", "-c", f'pwd; echo "$LAB_TEST"; echo kept >{shared}/kept; '
+                       "echo lost >lost; cat lost")
+            self.assertEqual((done.returncode, done.stdout.decode()),
+                             (0, f"{other}\na b\nlost\n"), done.stderr)
+            self.assertEqual(os.listdir(other), [])
+            self.assertEqual((pathlib.Path(shared) / "kept").read_text(), "kept\n")
+
+    def test_more_arguments_for_qemu(self):
+        with tempfile.NamedTemporaryFile() as file:
+            file.truncate(3 << 20)
+            done = run("--qemu-arg=-drive", f"--qemu-arg=file={file.name},format=raw,if=virtio",
+                       "--", "cat", "/sys/block/vda/size")
+        self.assertEqual(done.stdout, b"6144\n", done.stderr)
+
+
+class WaysOut(unittest.TestCase):
+    def test_qemu_killed(self):
+        started = Started()
+        os.kill(started.qemu, signal.SIGKILL)
+        status, err = started.finish()
+        self.assertEqual(status, 122)
+        self.assertIn("the lab host died: QEMU was killed by signal 9", err)
+
+    def test_host_hung(self):
+        started = Started("--hang-timeout", "5")
+        os.kill(started.qemu, signal.SIGSTOP)
+        status, err = started.finish()
+        self.assertEqual(status, 123)
+        self.assertIn("the lab host hung: no sign of life for 5 s", err)
+
+    def test_host_that_does_not_come_up(self):
+        done = run("--qemu-arg=-no-such-option", "--", "true")
+        self.assertEqual(done.returncode, 121)
+        self.assertIn(b"no-such-option", done.stderr)
+
+    def test_signals(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            started = Started()
+            before = time.monotonic()
+            started.process.send_signal(number)
+            status, err = started.finish()
+            self.assertEqual(status, 128 + number)
+            self.assertIn(f"ended by {number.name}", err)
+            self.assertLess(time.monotonic() - before, 30)
+
+    def test_runner_killed(self):
+        started = Started()
+        started.process.kill()
+        started.finish()
+
+    def test_no_temporary_files(self):
+        run("--", "true")
+        names = [path.name for path in (CACHE / "tmp").iterdir()]
+        self.assertEqual([name for name in names if name.startswith("init-")], [])
+
+    def test_one_at_a_time(self):
+        started = Started()
+        second = subprocess.Popen(command("--", "echo", "second"), stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual(second.stderr.readline(), b"lab: waiting for another run in the lab\n")
+        self.assertEqual(children(second.pid), [])
+        started.process.terminate()
+        started.finish()
+        out, _ = second.communicate(timeout=PATIENCE)
+        self.assertEqual((second.returncode, out), (0, b"second\n"))
+
+
+class Terminal(unittest.TestCase):
+    """--interactive, on a pseudo-terminal of this test's."""
+
+    def setUp(self):
+        self.master, self.slave = pty.openpty()
+        self.addCleanup(os.close, self.master)
+        self.addCleanup(os.close, self.slave)
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+        self.before = termios.tcgetattr(self.slave)
+        self.seen = b""
+
+    def start(self, program):
+        return subprocess.Popen(command("--interactive", "--", "sh", "-c", program),
+                                stdin=self.slave, stdout=self.slave, stderr=self.slave,
+                                start_new_session=True)
+
+    def expect(self, wanted):
+        end = time.monotonic() + PATIENCE
+        while wanted not in self.seen:
+            self.assertLess(time.monotonic(), end, self.seen)
+            if select.select([self.master], [], [], 1)[0]:
+                self.seen += os.read(self.master, 4096)
+
+    def test_control_characters_reach_the_program(self):
+        process = self.start("stty size; stty raw -echo; echo ready; "
+                             "dd bs=1 count=4 2>/dev/null | od -An -tx1; exit 5")
+        self.expect(b"33 101")
+        self.expect(b"ready")
+        self.assertNotEqual(termios.tcgetattr(self.slave), self.before)
+        os.write(self.master, b"\x01\x03\x1ax")
+        self.expect(b" 01 03 1a 78")
+        self.assertEqual(process.wait(PATIENCE), 5)
+        self.assertEqual(termios.tcgetattr(self.slave), self.before)
+
+    def test_window_changes_reach_the_program(self):
+        process = self.start('trap "stty size; exit 0" WINCH; echo ready; '
+                             "while :; do sleep 0.1; done")
+        self.expect(b"ready")
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 99, 0, 0))
+        process.send_signal(signal.SIGWINCH)
+        self.expect(b"44 99")
+        self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_terminal_is_restored_on_signals(self):
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self.seen = b""
+            process = self.start("echo ready; exec sleep 600")
+            self.expect(b"ready")
+            process.send_signal(number)
+            self.assertEqual(process.wait(PATIENCE), 128 + number)
+            self.assertEqual(termios.tcgetattr(self.slave), self.before)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
