@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tells the monitor that init runs: writes byte 123 to I/O port 0x3f0, the guest marker, and exits.
-// Debian's cloud kernels have ioperm(2) and no /dev/port, the lab's tiny one the reverse. Without a
-// C library: the whole program is a few hundred bytes in the guest's initramfs.
+// Tells the monitor that init runs: writes byte 123 to I/O port 0x3f0, the
+// guest marker, and exits. Debian's cloud kernels have ioperm(2) and no
+// /dev/port, the lab's tiny one the reverse. Without a C library: the whole
+// program is a few hundred bytes in the guest's initramfs.
 
 enum { kPwrite64 = 18, kOpen = 2, kExit = 60, kIoperm = 173 };
 enum { kWriteOnly = 1, kPort = 0x3f0 };

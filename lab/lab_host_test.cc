@@ -43,13 +43,16 @@ TEST(LabHost, OffersPrivateMemory) {
 TEST(LabHost, SaysWhichKernelItRuns) {
   const char* kernel = std::getenv("CLOISTER_IN_LAB");
   ASSERT_NE(kernel, nullptr);
-  EXPECT_TRUE(std::string(kernel) == "patched" || std::string(kernel) == "unpatched") << kernel;
+  EXPECT_TRUE(std::string(kernel) == "patched" ||
+              std::string(kernel) == "unpatched")
+      << kernel;
 }
 
 TEST(LabHost, CanWriteWhereTestsWrite) {
-  for (const char* folder : {"/tmp", "/run", "/dev/shm", std::getenv("TEST_TMPDIR")}) {
-    ASSERT_NE(folder, nullptr);
-    std::string path = std::string(folder) + "/lab_host_test.probe";
+  const char* of_the_test = std::getenv("TEST_TMPDIR");
+  ASSERT_NE(of_the_test, nullptr);
+  for (const std::string folder : {"/tmp", "/run", "/dev/shm", of_the_test}) {
+    std::string path = folder + "/lab_host_test.probe";
     int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     ASSERT_GE(fd, 0) << path;
     EXPECT_EQ(write(fd, "x", 1), 1) << path;
@@ -66,14 +69,17 @@ TEST(LabHost, HasTheLoopbackInterface) {
   socklen_t length = sizeof(address);
   ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), length), 0);
   ASSERT_EQ(listen(listener, 1), 0);
-  ASSERT_EQ(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length), 0);
+  ASSERT_EQ(
+      getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length), 0);
   int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   EXPECT_EQ(connect(client, reinterpret_cast<sockaddr*>(&address), length), 0);
   close(client);
   close(listener);
 }
 
-TEST(LabHost, HasTunDevices) { EXPECT_EQ(access("/dev/net/tun", R_OK | W_OK), 0); }
+TEST(LabHost, HasTunDevices) {
+  EXPECT_EQ(access("/dev/net/tun", R_OK | W_OK), 0);
+}
 
 TEST(LabHost, KeepsTheWorkingDirectory) {
   EXPECT_EQ(access("lab/lab_host_test_main", X_OK), 0);
@@ -85,18 +91,22 @@ TEST(LabHost, StartsWithoutAnybodyElsesProcesses) {
   for (int pid = 2; pid < 4096; ++pid) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline");
     std::string line;
-    if (file && std::getline(file, line, '\0') && !line.empty() && pid != getpid()) ++others;
+    if (file && std::getline(file, line, '\0') && !line.empty() &&
+        pid != getpid())
+      ++others;
   }
   EXPECT_EQ(others, 0);
 }
 
-// The frequency of the time stamp counter was measured and handed over, not guessed.
+// The frequency of the time stamp counter was measured and handed over, not
+// guessed.
 TEST(LabHost, KnowsItsClock) {
   std::ifstream file("/proc/cmdline");
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_NE(text.str().find("tsc_early_khz="), std::string::npos);
-  std::ifstream source("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+  std::ifstream source(
+      "/sys/devices/system/clocksource/clocksource0/current_clocksource");
   std::string name;
   std::getline(source, name);
   EXPECT_EQ(name, "tsc");

@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The nested host's init: the only thing in its initramfs. It puts this machine's root (read-only,
-// over 9p) under a throw-away tmpfs, moves into it, and then starts programs on behalf of
-// lab/lab, with which it talks frames over one virtio-serial port:
+// The nested host's init: the only thing in its initramfs. It puts this
+// machine's root (read-only, over 9p) under a throw-away tmpfs, moves into it,
+// and then starts programs on behalf of lab/lab, with which it talks frames
+// over one virtio-serial port:
 //
 //   type (1 byte), length (4 bytes, little-endian), payload
 //
-//   to init    J job: NUL-terminated fields cwd, tty ("0"|"1"), rows, cols, count of environment
+//   to init    J job: NUL-terminated fields cwd, tty ("0"|"1"), rows, cols,
+//   count of environment
 //                entries, these, count of arguments, these
-//              I input, E end of input, W window size (rows, cols: 2 bytes each), S signal (1 byte)
-//              K kill the job, P power off
-//   from init  R ready, H heartbeat (every second, as long as this process gets to run)
+//              I input, E end of input, W window size (rows, cols: 2 bytes
+//              each), S signal (1 byte) K kill the job, P power off
+//   from init  R ready, H heartbeat (every second, as long as this process gets
+//   to run)
 //              O standard output, X standard error, C input consumed (4 bytes)
-//              D done: wait status, number of processes the job left behind (4 bytes each)
-//              F could not start: errno (4 bytes), text
-//              B about to power off
+//              D done: wait status, number of processes the job left behind (4
+//              bytes each) F could not start: errno (4 bytes), text B about to
+//              power off
 //
-// Written in C, statically linked, so that the lab needs no libraries of its own.
+// Written in C, statically linked, so that the lab needs no libraries of its
+// own.
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -46,7 +50,8 @@ enum { kMaxFrame = 1 << 20, kChunk = 32 << 10, kInputMax = 64 << 10 };
 
 static int g_port = -1;
 
-// Says what went wrong on the console and ends the machine: the runner shows the console's tail.
+// Says what went wrong on the console and ends the machine: the runner shows
+// the console's tail.
 static void Die(const char* format, ...) {
   va_list args;
   va_start(args, format);
@@ -78,14 +83,16 @@ static void Send(char type, const void* payload, uint32_t size) {
   WriteAll(g_port, frame, 5 + size);
 }
 
-static void Mount(const char* source, const char* target, const char* type, unsigned long flags,
-                  const char* options) {
-  if (mount(source, target, type, flags, options) != 0) Die("mount %s on %s", source, target);
+static void Mount(const char* source, const char* target, const char* type,
+                  unsigned long flags, const char* options) {
+  if (mount(source, target, type, flags, options) != 0)
+    Die("mount %s on %s", source, target);
 }
 
-// Mounts what not every host root has a place for; without the directory there is nothing to do.
-static void MountIfThere(const char* source, const char* target, const char* type,
-                         const char* options) {
+// Mounts what not every host root has a place for; without the directory there
+// is nothing to do.
+static void MountIfThere(const char* source, const char* target,
+                         const char* type, const char* options) {
   mkdir(target, 0755);
   if (access(target, F_OK) == 0) Mount(source, target, type, 0, options);
 }
@@ -95,7 +102,8 @@ static int OpenPort(void) {
   struct dirent* entry;
   while (ports != NULL && (entry = readdir(ports)) != NULL) {
     char path[512], name[64] = "";
-    snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", entry->d_name);
+    snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name",
+             entry->d_name);
     FILE* file = fopen(path, "re");
     if (file == NULL) continue;
     if (fgets(name, sizeof(name), file) == NULL) name[0] = '\0';
@@ -110,13 +118,15 @@ static int OpenPort(void) {
   return -1;
 }
 
-// Mounts the writable shares: lab.share=TAG:DIRECTORY on the kernel's command line, spaces as %20.
+// Mounts the writable shares: lab.share=TAG:DIRECTORY on the kernel's command
+// line, spaces as %20.
 static void MountShares(void) {
   char line[4096] = "";
   int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
   if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0) Die("/proc/cmdline");
   close(fd);
-  for (char* word = strtok(line, " \n"); word != NULL; word = strtok(NULL, " \n")) {
+  for (char* word = strtok(line, " \n"); word != NULL;
+       word = strtok(NULL, " \n")) {
     if (strncmp(word, "lab.share=", 10) != 0) continue;
     char* tag = word + 10;
     char* directory = strchr(tag, ':');
@@ -132,7 +142,8 @@ static void MountShares(void) {
       }
     }
     *to = '\0';
-    Mount(tag, directory, "9p", 0, "trans=virtio,version=9p2000.L,msize=262144,access=any");
+    Mount(tag, directory, "9p", 0,
+          "trans=virtio,version=9p2000.L,msize=262144,access=any");
   }
 }
 
@@ -146,8 +157,9 @@ static void LoopbackUp(void) {
   close(fd);
 }
 
-// Builds the root: the machine's own, read-only, with every change kept in memory and lost at the
-// end. /run and /dev/shm start empty; /tmp shows the machine's, because programs may lie there.
+// Builds the root: the machine's own, read-only, with every change kept in
+// memory and lost at the end. /run and /dev/shm start empty; /tmp shows the
+// machine's, because programs may lie there.
 static void BuildRoot(void) {
   mkdir("/host", 0755);
   mkdir("/memory", 0755);
@@ -200,7 +212,8 @@ static void CloseFd(int* fd) {
 static void ReportFailure(int error, const char* what) {
   char payload[512];
   memcpy(payload, &error, 4);
-  int length = snprintf(payload + 4, sizeof(payload) - 4, "%s: %s", what, strerror(error));
+  int length = snprintf(payload + 4, sizeof(payload) - 4, "%s: %s", what,
+                        strerror(error));
   if (length > (int)sizeof(payload) - 5) length = (int)sizeof(payload) - 5;
   Send('F', payload, 4 + (uint32_t)length);
 }
@@ -213,24 +226,29 @@ typedef struct {
   char** arguments;
 } Job;
 
-// In the child, before exec. Returns only on failure, with the name of what failed.
+// In the child, before exec. Returns only on failure, with the name of what
+// failed.
 static const char* Become(const Job* job, int input, int output, int error) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
   setsid();
-  if (dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(error, 2) < 0) return "dup2";
-  if (job->terminal && ioctl(0, TIOCSCTTY, 0) != 0) return "controlling terminal";
+  if (dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(error, 2) < 0)
+    return "dup2";
+  if (job->terminal && ioctl(0, TIOCSCTTY, 0) != 0)
+    return "controlling terminal";
   if (chdir(job->cwd) != 0) return job->cwd;
   environ = job->environment;
   execvp(job->arguments[0], job->arguments);
   return job->arguments[0];
 }
 
-// Opens the ends of the job's standard streams: ours into g_job, the child's into `child`.
+// Opens the ends of the job's standard streams: ours into g_job, the child's
+// into `child`.
 static int OpenStreams(const Job* job, int child[3]) {
   if (job->terminal) {
-    g_job.output = open("/dev/ptmx", O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    g_job.output =
+        open("/dev/ptmx", O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (g_job.output < 0 || unlockpt(g_job.output) != 0) return -1;
     g_job.input = dup(g_job.output);
     ioctl(g_job.output, TIOCSWINSZ, &job->window);
@@ -242,7 +260,8 @@ static int OpenStreams(const Job* job, int child[3]) {
     return child[0] < 0 ? -1 : 0;
   }
   int in[2], out[2], err[2];
-  if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)) return -1;
+  if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+    return -1;
   child[0] = in[0];
   child[1] = out[1];
   child[2] = err[1];
@@ -261,7 +280,8 @@ static void StartJob(const Job* job) {
   g_job.terminal = job->terminal;
   g_job.input_ended = 0;
   g_job.pending = 0;
-  if (OpenStreams(job, child) != 0 || pipe2(failed, O_CLOEXEC) != 0) Die("streams for a job");
+  if (OpenStreams(job, child) != 0 || pipe2(failed, O_CLOEXEC) != 0)
+    Die("streams for a job");
   pid_t pid = fork();
   if (pid < 0) Die("fork");
   if (pid == 0) {
@@ -334,7 +354,8 @@ static void OnJob(char* payload, size_t size) {
   free(job.arguments);
 }
 
-// Sends what a stream holds now. Closes it at its end. Returns whether there may be more.
+// Sends what a stream holds now. Closes it at its end. Returns whether there
+// may be more.
 static int Forward(int* fd, char type) {
   static char data[kChunk];
   if (*fd < 0) return 0;
@@ -391,7 +412,8 @@ static void OnInput(const char* payload, size_t size) {
   FeedInput();
 }
 
-// The job has ended: kills what it left behind, sends all its output, then its status.
+// The job has ended: kills what it left behind, sends all its output, then its
+// status.
 static void FinishJob(int status) {
   uint32_t left = 0;
   g_job.pid = 0;
@@ -509,7 +531,8 @@ static void Serve(int signals, int timer) {
     if (poll(fds, 6, -1) < 0 && errno != EINTR) Die("poll");
     if (fds[2].revents != 0) {
       uint64_t ticks;
-      if (read(timer, &ticks, sizeof(ticks)) == sizeof(ticks)) Send('H', NULL, 0);
+      if (read(timer, &ticks, sizeof(ticks)) == sizeof(ticks))
+        Send('H', NULL, 0);
     }
     if (fds[3].revents != 0) Forward(&g_job.output, 'O');
     if (fds[4].revents != 0) Forward(&g_job.error, 'X');
@@ -550,7 +573,8 @@ int main(void) {
   int signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   struct itimerspec second = {.it_interval = {1, 0}, .it_value = {1, 0}};
-  if (signals < 0 || timer < 0 || timerfd_settime(timer, 0, &second, NULL) != 0) Die("timers");
+  if (signals < 0 || timer < 0 || timerfd_settime(timer, 0, &second, NULL) != 0)
+    Die("timers");
   Send('R', NULL, 0);
   Serve(signals, timer);
 }
