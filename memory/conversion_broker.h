@@ -114,8 +114,8 @@ class ConversionBroker {
 
   // Adds or removes a listener between two requests; not owned. A new one sees
   // later conversions and finds out by itself what is shared already.
-  absl::Status AddListener(ConversionListener* listener);
-  absl::Status RemoveListener(ConversionListener* listener);
+  void AddListener(ConversionListener* listener);
+  void RemoveListener(ConversionListener* listener);
 
   // The guest's MAP_GPA_RANGE hypercall; arguments as DecodeMapGpaRange.
   GuestConversion ConvertForGuest(uint64_t gpa, uint64_t npages,
@@ -161,7 +161,6 @@ class ConversionBroker {
   absl::Status fatal();
 
  private:
-  friend class ConversionBrokerTestPeer;
   using Turn = ConversionQueue::Turn;
   struct Request {
     ConversionOrigin origin;
@@ -171,35 +170,37 @@ class ConversionBroker {
   struct Outcome {
     absl::Status status;
     uint64_t bytes = 0;
+    bool refused = false;  // nothing was begun
   };
 
   ConversionBroker(PageStateMap* states, PageBackend* backend, SharedView* view,
                    ConversionBrokerOptions options);
 
-  // All of these need a turn on the request's ranges.
+  // These need a turn on the request's pages. Convert asks Admit first; Run
+  // converts, `taken` shared bytes having been taken from the budget before.
   Outcome Convert(const Request& request);
-  Outcome ConvertBatches(const Request& request);
+  Outcome Run(const Request& request, uint64_t taken);
+  Outcome RunBatches(const Request& request);
   absl::StatusOr<RequestEffect> Admit(const Request& request);
   FaultConversion DecideFault(GuestAddress page, PageState wanted,
                               uint64_t generation);
-  FaultConversion DenyFault(GuestAddress page, PageState wanted,
-                            absl::Status why);
-  absl::Status CheckHostMay(absl::Span<const GuestRange> ranges,
+  absl::Status CheckHostMay(const Request& request,
                             HostConversionReason reason);
-  absl::Status DeclareRam(const GuestRange& range, PageState state);
+  bool HostOwns(const GuestRange& range, HostConversionReason reason);
   absl::Status ConvertToMap(const PageStateMap& wanted,
                             const GuestRange& range);
-  absl::Status DiscardContent(const StateRange& part);
+  absl::Status ResetContent(const StateRange& part);
   absl::Status ReconcileWindow(const GuestRange& window,
                                ReconcileReport* report);
   absl::Status ReconcileSide(BackingSide side, const GuestRange& range,
                              ReconcileReport* report);
 
-  absl::StatusOr<Turn> EnterAll();
-  bool FreePending(const GuestRange& range);
+  // A turn for the broker's own work, which is never refused.
+  Turn EnterInner(const GuestRange& range);
+  std::vector<StateRange> Ram() const;  // as declared
   void DelayForRate();
   std::vector<ConversionListener*> Listeners();
-  void Refused();
+  absl::Status Refuse(absl::Status status);
   void SetFatal(const absl::Status& status);
 
   PageStateMap* const states_;

@@ -27,11 +27,10 @@ bool AnyOverlap(absl::Span<const GuestRange> a,
 absl::StatusOr<ConversionQueue::Turn> ConversionQueue::Enter(
     absl::Span<const GuestRange> ranges, Priority priority) {
   base::MutexLock lock(&mutex_);
-  if (!shutdown_.ok()) return shutdown_;
+  if (!shutdown_.ok() && priority != Priority::kInner) return shutdown_;
   if (priority == Priority::kHost && pauses_ > 0) {
     return absl::UnavailableError("conversions are paused");
   }
-  // The entry owns its ranges: the turn outlives the caller's view of them.
   EntryList::iterator entry = entries_.insert(
       entries_.end(),
       Turn::Entry{{ranges.begin(), ranges.end()}, priority, false, {}});
@@ -92,6 +91,10 @@ void ConversionQueue::Resume() {
 
 void ConversionQueue::CancelWaiting(const absl::Status& status) {
   base::MutexLock lock(&mutex_);
+  Cancel(status);
+}
+
+void ConversionQueue::Cancel(const absl::Status& status) {
   for (Turn::Entry& entry : entries_) {
     if (!entry.started && entry.priority != Priority::kInner) {
       entry.cancelled = status;
@@ -104,10 +107,7 @@ void ConversionQueue::Shutdown(const absl::Status& status) {
   base::MutexLock lock(&mutex_);
   if (!shutdown_.ok()) return;
   shutdown_ = status;
-  for (Turn::Entry& entry : entries_) {
-    if (!entry.started) entry.cancelled = status;
-  }
-  changed_.SignalAll();
+  Cancel(status);
 }
 
 bool ConversionQueue::Delay(std::chrono::nanoseconds duration) {

@@ -26,7 +26,8 @@ class ConversionQueue {
   enum class Priority {
     kGuest,  // waits while the queue is paused; a reset cancels it
     kHost,   // as kGuest, but refused at once while the queue is paused
-    kInner,  // the broker's own work: passes those who wait, and the pause
+    kInner,  // the broker's own work: passes those who wait, the pause and the
+             // shutdown; never fails
   };
 
   // The turn of one request. Move-only; ends the turn when destroyed. Must not
@@ -72,8 +73,8 @@ class ConversionQueue {
 
   // Makes every waiting kGuest and kHost request fail with `status`.
   void CancelWaiting(const absl::Status& status);
-  // Makes every waiting and every later request fail with `status`. Those that
-  // have their turn keep it. The first call counts.
+  // Makes every waiting and every later kGuest and kHost request fail with
+  // `status`. Those that have their turn keep it. The first call counts.
   void Shutdown(const absl::Status& status);
 
   // Waits for `duration`; false, early, once the queue is shut down.
@@ -87,6 +88,7 @@ class ConversionQueue {
 
   bool MayStart(EntryList::iterator entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Cancel(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool AnyUnderWay() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Leave(EntryList::iterator entry);
 

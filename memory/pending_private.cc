@@ -78,7 +78,12 @@ bool PendingPrivate::WaitForWork() {
   return !stop_;
 }
 
-bool PendingPrivate::FreeIdleParts() {
+bool PendingPrivate::Stopping() {
+  base::MutexLock lock(&mutex_);
+  return stop_;
+}
+
+void PendingPrivate::FreeIdleParts() {
   std::vector<GuestRange> pending;
   {
     base::MutexLock lock(&mutex_);
@@ -90,10 +95,7 @@ bool PendingPrivate::FreeIdleParts() {
       if (!leased) idle.push_back(run);
     });
   }
-  for (const GuestRange& range : idle) {
-    if (!free_idle_(range)) return false;
-  }
-  return true;
+  for (const GuestRange& range : idle) free_idle_(range);
 }
 
 void PendingPrivate::Run() {
@@ -102,17 +104,12 @@ void PendingPrivate::Run() {
     // Registered before it looks, so that no lease ends unnoticed.
     notifier.AddWaiter();
     const uint64_t epoch = notifier.Epoch();
-    bool go_on = FreeIdleParts();
-    if (go_on) {
-      base::MutexLock lock(&mutex_);
-      go_on = !stop_;
-    }
-    if (go_on) {
+    FreeIdleParts();
+    if (!Stopping()) {
       notifier.WaitPast(
           epoch, std::chrono::steady_clock::now() + std::chrono::hours(1));
     }
     notifier.RemoveWaiter();
-    if (!go_on) return;
   }
 }
 

@@ -22,8 +22,8 @@ class PendingPrivate {
  public:
   // Called on the thread for pages that nobody leases any more. It is to get
   // hold of the pages, ask Inside() what of them is still pending, free that,
-  // and Remove() it, whether or not freeing worked. False: stop for good.
-  using FreeIdle = std::function<bool(const GuestRange&)>;
+  // and Remove() it, whether or not freeing worked.
+  using FreeIdle = std::function<void(const GuestRange&)>;
 
   // `view` must outlive this object.
   PendingPrivate(SharedView* view, FreeIdle free_idle);
@@ -46,7 +46,8 @@ class PendingPrivate {
   void Run();
   // Waits for something to be pending; false once this object goes away.
   bool WaitForWork();
-  bool FreeIdleParts();
+  bool Stopping();
+  void FreeIdleParts();
 
   SharedView* const view_;
   const FreeIdle free_idle_;

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Requests: who may have what converted. conversion_broker_upkeep.cc has what
+// the broker does for the VM as a whole.
+#include "cloister/memory/conversion_broker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
+
+namespace cloister::memory {
+namespace {
+
+using std::chrono::nanoseconds;
+using std::chrono::steady_clock;
+using Priority = ConversionQueue::Priority;
+
+// Far from the end of the clock, whatever is configured.
+constexpr std::chrono::hours kLongestWait(24);
+
+GuestConversionCode CodeOf(const absl::Status& status, bool refused) {
+  if (status.ok()) return GuestConversionCode::kOk;
+  if (!refused) return GuestConversionCode::kFailed;
+  return absl::IsPermissionDenied(status) ? GuestConversionCode::kNotPermitted
+                                          : GuestConversionCode::kInvalid;
+}
+
+bool IsConvertible(PageState state) {
+  return state == PageState::kPrivate || state == PageState::kShared;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ConversionBroker>> ConversionBroker::Create(
+    PageStateMap* states, PageBackend* backend, SharedView* view,
+    ConversionBrokerOptions options) {
+  const uint64_t chunk = backend->preferred_chunk();
+  if (chunk < kPageSize || (chunk & (chunk - 1)) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("backend ", backend->name(), " prefers chunks of ", chunk,
+                     " bytes, which is no power of two of pages"));
+  }
+  for (nanoseconds wait : {options.lease_wait, options.busy_wait}) {
+    if (wait < nanoseconds(0) || wait > kLongestWait) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("waiting ", wait.count(), " ns for leases"));
+    }
+  }
+  if (!options.exchange_windows.empty()) {
+    uint64_t merges = 0;
+    ASSIGN_OR_RETURN(options.exchange_windows,
+                     CoalesceRanges(options.exchange_windows, &merges));
+  }
+  return std::unique_ptr<ConversionBroker>(
+      new ConversionBroker(states, backend, view, std::move(options)));
+}
+
+ConversionBroker::ConversionBroker(PageStateMap* states, PageBackend* backend,
+                                   SharedView* view,
+                                   ConversionBrokerOptions options)
+    : states_(states),
+      backend_(backend),
+      view_(view),
+      options_(std::move(options)),
+      rate_(options_.policy),
+      budget_(options_.policy.shared_limit) {
+  pending_ =
+      std::make_unique<PendingPrivate>(view_, [this](const GuestRange& range) {
+        Turn turn = EnterInner(range);
+        executor_->FreePending(range);
+      });
+  executor_ = std::make_unique<ConversionExecutor>(ConversionExecutor::Parts{
+      backend_, &view_->leases(), pending_.get(), &leftovers_, &stats_,
+      [this](const GuestRange& range, PageState state) {
+        return states_->Set(range, state);
+      },
+      [this](nanoseconds duration) { return queue_.Delay(duration); }});
+}
+
+ConversionBroker::~ConversionBroker() {
+  Shutdown();
+  pending_.reset();
+}
+
+GuestConversion ConversionBroker::ConvertForGuest(uint64_t gpa, uint64_t npages,
+                                                  uint64_t attributes) {
+  DelayForRate();
+  const steady_clock::time_point arrival = steady_clock::now();
+  absl::StatusOr<MapGpaRange> decoded =
+      DecodeMapGpaRange(gpa, npages, attributes);
+  if (!decoded.ok()) {
+    return {GuestConversionCode::kInvalid, 0, Refuse(decoded.status())};
+  }
+  const GuestRange range = decoded->range;
+  absl::StatusOr<Turn> turn = queue_.Enter({&range, 1}, Priority::kGuest);
+  if (!turn.ok()) return {GuestConversionCode::kFailed, 0, turn.status()};
+  Outcome outcome =
+      Convert({ConversionOrigin::kExplicit, decoded->to, {&range, 1}});
+  stats_.RecordLatency(steady_clock::now() - arrival);
+  return {CodeOf(outcome.status, outcome.refused), outcome.bytes,
+          std::move(outcome.status)};
+}
+
+FaultConversion ConversionBroker::ConvertForFault(GuestAddress page,
+                                                  PageState wanted,
+                                                  uint64_t generation) {
+  DelayForRate();
+  const steady_clock::time_point arrival = steady_clock::now();
+  absl::StatusOr<GuestRange> range =
+      GuestRange::CreatePageAligned(page, kPageSize);
+  if (!range.ok() || !IsConvertible(wanted)) {
+    return {FaultAction::kFail, Refuse(absl::InvalidArgumentError(absl::StrCat(
+                                    "memory fault at ", page.ToString(),
+                                    " wants ", PageStateName(wanted))))};
+  }
+  absl::StatusOr<Turn> turn = queue_.Enter({&*range, 1}, Priority::kGuest);
+  if (!turn.ok()) return {FaultAction::kFail, turn.status()};
+  FaultConversion result = DecideFault(page, wanted, generation);
+  stats_.RecordLatency(steady_clock::now() - arrival);
+  return result;
+}
+
+FaultConversion ConversionBroker::DecideFault(GuestAddress page,
+                                              PageState wanted,
+                                              uint64_t generation) {
+  const PageState state = states_->Get(page);
+  auto why = [&](absl::string_view reason) {
+    return absl::StrCat("page ", page.ToString(), " is ", PageStateName(state),
+                        " and the guest wants it ", PageStateName(wanted), ": ",
+                        reason);
+  };
+  if (!IsConvertible(state)) {
+    return {FaultAction::kDeny,
+            Refuse(absl::InvalidArgumentError(why("not convertible")))};
+  }
+  if (states_->ChangedSince(page, generation)) {
+    // The fault tells what the guest wanted before; acting on it now could
+    // destroy what it has put there since.
+    stats_.Apply([](ConversionStats& stats) { ++stats.stale_faults; });
+    return {FaultAction::kResume, absl::OkStatus()};
+  }
+  if (state == wanted) {
+    stats_.Apply([](ConversionStats& stats) { ++stats.needless_faults; });
+    return {FaultAction::kResume, absl::OkStatus()};
+  }
+  if (implicit_armed_.load()) {
+    if (options_.policy.implicit == ImplicitPolicy::kDeny) {
+      stats_.Apply([](ConversionStats& stats) { ++stats.implicit_denied; });
+      return {FaultAction::kDeny,
+              absl::PermissionDeniedError(
+                  why("implicit conversions are denied by policy"))};
+    }
+    if (options_.policy.implicit == ImplicitPolicy::kCount) {
+      stats_.Apply(
+          [](ConversionStats& stats) { ++stats.implicit_after_set_point; });
+    }
+  }
+  const GuestRange range = *GuestRange::Create(page, kPageSize);
+  Outcome outcome = Convert({ConversionOrigin::kImplicit, wanted, {&range, 1}});
+  if (outcome.status.ok()) return {FaultAction::kResume, absl::OkStatus()};
+  return {outcome.refused ? FaultAction::kDeny : FaultAction::kFail,
+          std::move(outcome.status)};
+}
+
+absl::StatusOr<uint64_t> ConversionBroker::ConvertForHost(
+    absl::Span<const GuestRange> ranges, PageState to,
+    HostConversionReason reason) {
+  uint64_t merges = 0;
+  if (!IsConvertible(to)) {
+    return Refuse(absl::InvalidArgumentError(
+        absl::StrCat("converting to ", PageStateName(to))));
+  }
+  absl::StatusOr<std::vector<GuestRange>> merged =
+      CoalesceRanges(ranges, &merges);
+  if (!merged.ok()) return Refuse(merged.status());
+  ASSIGN_OR_RETURN(Turn turn, queue_.Enter(*merged, Priority::kHost));
+  const Request request{ConversionOrigin::kHost, to, *merged};
+  absl::Status status = CheckHostMay(request, reason);
+  if (!status.ok()) return Refuse(std::move(status));
+  stats_.Apply([&](ConversionStats& stats) { stats.merges += merges; });
+  Outcome outcome = Convert(request);
+  if (outcome.status.ok()) return outcome.bytes;
+  return absl::Status(outcome.status.code(),
+                      absl::StrCat(outcome.status.message(), " (after ",
+                                   outcome.bytes, " bytes)"));
+}
+
+absl::Status ConversionBroker::CheckHostMay(const Request& request,
+                                            HostConversionReason reason) {
+  ASSIGN_OR_RETURN(RequestEffect effect,
+                   CheckRequest(*states_, request.ranges, request.to));
+  if (effect.aliased_bytes > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(effect.aliased_bytes, " bytes of it are aliased"));
+  }
+  for (const GuestRange& range : request.ranges) {
+    if (!HostOwns(range, reason)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("guest owns this page: ", range.ToString()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool ConversionBroker::HostOwns(const GuestRange& range,
+                                HostConversionReason reason) {
+  switch (reason) {
+    case HostConversionReason::kBeforeBoot:
+      return !started_.load();
+    case HostConversionReason::kGivenUp:
+      return given_up_.ForEachRange(range, [](const StateRange& part) {
+        return part.state != PageState::kNotRam;
+      });
+    case HostConversionReason::kExchangeWindow:
+      return std::any_of(
+          options_.exchange_windows.begin(), options_.exchange_windows.end(),
+          [&](const GuestRange& window) { return window.Contains(range); });
+  }
+  return false;
+}
+
+absl::StatusOr<RequestEffect> ConversionBroker::Admit(const Request& request) {
+  ASSIGN_OR_RETURN(RequestEffect effect,
+                   CheckRequest(*states_, request.ranges, request.to));
+  if (request.to == PageState::kShared &&
+      !budget_.TryTake(effect.changed_bytes)) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("sharing ", effect.changed_bytes, " bytes more than the ",
+                     budget_.used(), " shared now passes the limit of ",
+                     options_.policy.shared_limit));
+  }
+  return effect;
+}
+
+ConversionBroker::Outcome ConversionBroker::Convert(const Request& request) {
+  absl::StatusOr<RequestEffect> effect = Admit(request);
+  if (!effect.ok()) return {Refuse(effect.status()), 0, /*refused=*/true};
+  stats_.Apply([&](ConversionStats& stats) {
+    stats.no_ops += effect->changed_bytes == 0 ? 1 : 0;
+    stats.no_op_bytes += effect->same_bytes;
+    stats.aliased_bytes += effect->aliased_bytes;
+  });
+  if (effect->changed_bytes == 0) return {};
+  Outcome outcome = Run(
+      request, request.to == PageState::kShared ? effect->changed_bytes : 0);
+  if (!outcome.status.ok()) {
+    stats_.Apply([](ConversionStats& stats) { ++stats.failed; });
+  }
+  return outcome;
+}
+
+ConversionBroker::Outcome ConversionBroker::Run(const Request& request,
+                                                uint64_t taken) {
+  Outcome outcome = RunBatches(request);
+  if (request.to == PageState::kPrivate) {
+    budget_.Return(outcome.bytes);
+  } else if (taken > outcome.bytes) {
+    budget_.Return(taken - outcome.bytes);
+  } else {
+    budget_.Take(outcome.bytes - taken);
+  }
+  stats_.RecordConverted(request.origin, request.to, outcome.bytes);
+  return outcome;
+}
+
+ConversionBroker::Outcome ConversionBroker::RunBatches(const Request& request) {
+  const steady_clock::time_point now = steady_clock::now();
+  const std::vector<ConversionListener*> listeners = Listeners();
+  ConversionWalker walker(states_, request.ranges, request.to);
+  Outcome outcome;
+  for (;;) {
+    ConversionSet set{next_set_id_.fetch_add(1), request.to,
+                      request.origin == ConversionOrigin::kImplicit,
+                      walker.Next()};
+    if (set.ranges.empty()) return outcome;
+    ConversionExecutor::Result result = executor_->Apply(
+        set, listeners, now + options_.lease_wait, now + options_.busy_wait);
+    outcome.bytes += result.bytes_done;
+    if (result.status.ok()) continue;
+    if (result.fatal) SetFatal(result.status);
+    outcome.status = std::move(result.status);
+    return outcome;
+  }
+}
+
+ConversionBroker::Turn ConversionBroker::EnterInner(const GuestRange& range) {
+  return *queue_.Enter({&range, 1}, Priority::kInner);
+}
+
+void ConversionBroker::DelayForRate() {
+  const nanoseconds delay = rate_.Take(steady_clock::now());
+  if (delay == nanoseconds(0)) return;
+  stats_.Apply([](ConversionStats& stats) { ++stats.delayed; });
+  if (options_.delay != nullptr) {
+    options_.delay(delay);
+  } else {
+    queue_.Delay(delay);
+  }
+}
+
+std::vector<ConversionListener*> ConversionBroker::Listeners() {
+  base::MutexLock lock(&mutex_);
+  return listeners_;
+}
+
+absl::Status ConversionBroker::Refuse(absl::Status status) {
+  stats_.Apply([](ConversionStats& stats) { ++stats.refused; });
+  return status;
+}
+
+void ConversionBroker::SetFatal(const absl::Status& status) {
+  {
+    base::MutexLock lock(&mutex_);
+    if (!fatal_.ok()) return;
+    fatal_ = status;
+  }
+  queue_.Shutdown(status);
+  if (options_.on_fatal != nullptr) options_.on_fatal(status);
+}
+
+}  // namespace cloister::memory
