@@ -61,6 +61,7 @@ class System {
  private:
   System(Syscalls& syscalls, base::UniqueFd fd, int api_version)
       : syscalls_(&syscalls), fd_(std::move(fd)), api_version_(api_version) {}
+  int Ioctl(unsigned long request, uintptr_t argument) const;
   absl::StatusOr<std::vector<uint32_t>> IndexList(unsigned long request,
                                                   const char* name) const;
 

@@ -7,7 +7,16 @@
 #ifndef CLOISTER_KVM_UAPI_H_
 #define CLOISTER_KVM_UAPI_H_
 
+#include <linux/stddef.h>
+
+// In C++ an empty struct takes a byte, so bookworm's flexible arrays start too
+// late and every ioctl number that encodes such a struct's size comes out wrong
+// (KVM_GET_MSRS, KVM_SET_CPUID2, ...). Later headers do what this does.
+#pragma push_macro("__DECLARE_FLEX_ARRAY")
+#undef __DECLARE_FLEX_ARRAY
+#define __DECLARE_FLEX_ARRAY(type, member) type member[0]
 #include <linux/kvm.h>
+#pragma pop_macro("__DECLARE_FLEX_ARRAY")
 
 #include <cstddef>
 #include <cstdint>
@@ -53,6 +62,9 @@
 #endif
 #ifndef KVM_EXIT_ARM_SEA  // 6.19
 #define KVM_EXIT_ARM_SEA 41
+#endif
+#ifndef KVM_EXIT_ARM_LDST64B
+#define KVM_EXIT_ARM_LDST64B 42
 #endif
 #ifndef KVM_EXIT_SNP_REQ_CERTS
 #define KVM_EXIT_SNP_REQ_CERTS 43
@@ -165,6 +177,11 @@ struct MemoryFaultRunData {
 inline constexpr size_t kRunUnionOffset = offsetof(struct kvm_run, hw);
 
 static_assert(kRunUnionOffset == 32);
+static_assert(sizeof(struct kvm_msrs) == 8);
+static_assert(sizeof(struct kvm_msr_list) == 4);
+static_assert(sizeof(struct kvm_cpuid2) == 8);
+static_assert(sizeof(struct kvm_irq_routing) == 8);
+static_assert(sizeof(struct kvm_xsave) == 4096);
 static_assert(sizeof(struct kvm_userspace_memory_region2) == 160);
 static_assert(sizeof(struct kvm_memory_attributes) == 32);
 static_assert(sizeof(struct kvm_create_guest_memfd) == 64);

@@ -116,8 +116,9 @@ class VcpuFd {
         id_(id),
         run_(std::move(run)) {}
 
-  // KVM_x(vcpu <id>).
+  // "KVM_X(vCPU <id>)".
   std::string What(const char* ioctl) const;
+  int RawIoctl(unsigned long request, const void* argument) const;
   absl::Status Ioctl(unsigned long request, const char* name,
                      const void* argument) const;
   absl::Status RunError(int error) const;

@@ -47,8 +47,8 @@ class Vm {
   int fd() const { return fd_.get(); }
   VmType type() const { return type_; }
 
-  // The VM's own answer (KVM_CHECK_EXTENSION on the VM), else the system's; 0
-  // for what this KVM does not know.
+  // The VM's own answer (KVM_CHECK_EXTENSION on the VM); 0 for what this KVM
+  // does not know.
   int CheckExtension(Capability capability) const;
 
   // --- memory ---
@@ -132,8 +132,8 @@ class Vm {
   // The TSC frequency that new vCPUs get, in kHz (Capability::kVmTscControl).
   absl::Status SetTscKhz(uint32_t khz) const;
 
-  // A vCPU with local APIC id `id`. ResourceExhausted beyond
-  // Capability::kMaxVcpus, AlreadyExists for an id in use.
+  // A vCPU with local APIC id `id`. InvalidArgument beyond
+  // Capability::kMaxVcpus or kMaxVcpuId, AlreadyExists for an id in use.
   absl::StatusOr<VcpuFd> CreateVcpu(uint32_t id) const;
 
  private:
