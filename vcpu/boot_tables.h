@@ -34,7 +34,7 @@ struct PageTableOptions {
   // Where the bytes will be placed; page-aligned. CR3's value, less the C-bit.
   memory::GuestAddress tables = {};
   // The software or hardware C-bit; needed if anything is encrypted.
-  std::optional<int> c_bit;
+  std::optional<int> c_bit = std::nullopt;
   // Entries that point to tables carry the C-bit: the tables are private.
   bool tables_encrypted = false;
 };

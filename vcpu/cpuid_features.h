@@ -2,7 +2,7 @@
 #ifndef CLOISTER_VCPU_CPUID_FEATURES_H_
 #define CLOISTER_VCPU_CPUID_FEATURES_H_
 
-#include "cloister/vcpu/cpuid.h"
+#include "cloister/vcpu/cpuid_policy.h"
 #include "cloister/vcpu/cpuid_table.h"
 
 namespace cloister::vcpu {

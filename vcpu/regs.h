@@ -52,9 +52,10 @@ uint64_t ApicBase(uint64_t apic_base, bool x2apic);
 // default and no ranges, PAT as at reset, fast strings on.
 std::vector<kvm::MsrEntry> BootMsrs();
 
-// LINT0 as ExtINT and LINT1 as NMI in a local APIC's registers, as the MADT and
-// the 8259 expect (SDM vol. 3A 10.5.1). For every vCPU; LINT0 unmasked on all.
-void SetLocalInterrupts(kvm::LapicState& lapic);
+// LINT0 as ExtINT on the boot processor (masked on the others) and LINT1 as NMI
+// in a local APIC's registers, as firmware leaves them and a kernel that runs
+// the 8259 through LINT0 expects (SDM vol. 3A 10.5.1).
+void SetLocalInterrupts(bool is_boot_processor, kvm::LapicState& lapic);
 
 // A dump for people, several lines: RIP, RFLAGS, RSP, general registers,
 // control registers, EFER, segments and descriptor tables.

@@ -9,7 +9,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -37,7 +36,8 @@ struct RunEnd {
   // With kGuestShutdown and kError, one line: the vCPU, the exit by name, guest
   // address and RIP where known, and the reason.
   absl::Status status;
-  // With these two, the registers (DescribeRegisters) where readable.
+  // With these two, the registers (DescribeRegisters) where readable. After a
+  // triple fault KVM on AMD has reset the vCPU: the text then says so.
   std::string registers;
 };
 absl::string_view RunEndName(RunEnd::Kind kind);  // "stopped", "power off", ...
@@ -106,8 +106,8 @@ class Runner {
   void RequestStop();
   // RequestStop, then Wait.
   RunEnd Stop();
-  // Waits for the end, joins the thread. kStopped if it was never started.
-  // Not from the vCPU's thread.
+  // Waits for the end, and for the thread of Start() to be gone, callback
+  // included. kStopped if it was never started. Not from the vCPU's thread.
   RunEnd Wait();
 
   // The end, once there is one.
@@ -128,6 +128,7 @@ class Runner {
 
   // Claims the one run there is.
   absl::Status Claim();
+  static void* ThreadMain(void* runner);
   // The thread's body.
   RunEnd RunToEnd();
   RunEnd Loop();
@@ -139,6 +140,9 @@ class Runner {
   std::optional<RunEnd> CompleteExit();
   std::optional<RunEnd> OnRunError(const absl::Status& error);
   void Kick() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits for a change, and kicks again where the last signal was not sent.
+  void WaitForChange() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Join();
 
   // One overload per exit: the end, or nothing to run on.
   std::optional<RunEnd> Handle(const kvm::InterruptedExit& exit);
@@ -182,11 +186,14 @@ class Runner {
   base::CondVar changed_;
   Request request_ ABSL_GUARDED_BY(mutex_) = Request::kRun;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kNew;
+  bool claimed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool kick_failed_ ABSL_GUARDED_BY(mutex_) = false;
   // Valid in kRunning.
   pthread_t runs_on_ ABSL_GUARDED_BY(mutex_) = {};
   std::optional<RunEnd> end_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_ ABSL_GUARDED_BY(join_mutex_);
+
   base::Mutex join_mutex_;
+  std::optional<pthread_t> thread_ ABSL_GUARDED_BY(join_mutex_);
 };
 
 }  // namespace cloister::vcpu
