@@ -69,8 +69,8 @@ class HostMapping {
 
   // [offset, offset + size) of an existing file, page-aligned, which must stay
   // at least that long: a guest_memfd (whose size is fixed), or a memfd (which
-  // is sealed against shrinking if it was not). hugetlb options are refused:
-  // the file decides.
+  // is sealed against shrinking if it was not). InvalidArgument for hugetlb
+  // options and files, and for files that are too short.
   static absl::StatusOr<HostMapping> MapFile(base::UniqueFd fd, uint64_t offset,
                                              uint64_t size,
                                              const MappingOptions& options);
