@@ -3,6 +3,7 @@
 #define CLOISTER_CLI_ESCAPE_PARSER_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -22,8 +23,7 @@ class EscapeParser {
   // Bytes for the guest, then, if there is one, a command: one step of input.
   struct Step {
     std::vector<uint8_t> bytes;
-    bool has_action = false;
-    Action action = Action::kHelp;
+    std::optional<Action> action;
   };
 
   static constexpr uint8_t kEscape = 0x01;  // Ctrl-A.

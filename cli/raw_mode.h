@@ -12,8 +12,8 @@ namespace cloister::cli {
 //   - exit(3) and quick_exit(3), by a handler;
 //   - SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGABRT, SIGSEGV and the other fatal
 //     signals, by handlers that restore and then do what the signal would have
-//     done without them. A signal that is ignored or blocked stays that way
-//     (see SignalSet); a handler that was there before is called next.
+//     done without them. What is ignored, blocked (see SignalSet) or handled
+//     stays so, but for crashes: their handlers (a sanitizer's) run second.
 // SIGKILL and _exit(2) leave the terminal raw.
 //
 // Nothing here stops a process in the background: SIGTTOU is held off while the
