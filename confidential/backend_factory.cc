@@ -31,8 +31,7 @@ absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system) {
   HostFacts facts;
   facts.kvm = kvm::Probe(system);
   ASSIGN_OR_RETURN(auto cpuid, system.SupportedCpuid());
-  std::string vendor = VendorOf(cpuid);
-  facts.amd = vendor == "AuthenticAMD" || vendor == "HygonGenuine";
+  facts.vendor = VendorOf(cpuid);
   return facts;
 }
 
@@ -46,7 +45,7 @@ std::string MissingFor(BackendKind kind, const HostFacts& facts) {
       if (!facts.kvm.default_vm) {
         return absl::StrCat("no VM can be made: ", facts.kvm.default_vm_error);
       }
-      if (!facts.amd) {
+      if (!facts.amd()) {
         return "an AMD CPU, whose guests report conversions by VMMCALL";
       }
       if (!facts.kvm.map_gpa_range_exits()) {

@@ -17,8 +17,11 @@ namespace cloister::confidential {
 // What a host can do, as far as backends care.
 struct HostFacts {
   kvm::CapabilityReport kvm;
-  // The CPU says "AuthenticAMD" or "HygonGenuine": guests use VMMCALL.
-  bool amd = false;
+  std::string vendor;  // "AuthenticAMD", ... as CPUID leaf 0 has it
+  // Guests report conversions by VMMCALL: AMD and Hygon.
+  bool amd() const {
+    return vendor == "AuthenticAMD" || vendor == "HygonGenuine";
+  }
 };
 
 // Asks /dev/kvm. An error only if the CPUID table cannot be read.

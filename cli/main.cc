@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The cloister program: see docs/cli.md.
+#include <chrono>
+#include <cstdio>
+
+#include "absl/status/status.h"
+#include "cloister/base/log.h"
+#include "cloister/cli/doctor_command.h"
+#include "cloister/cli/exit_code.h"
+#include "cloister/cli/measure_command.h"
+#include "cloister/cli/options.h"
+#include "cloister/cli/run_command.h"
+#include "cloister/vcpu/kick_signal.h"
+
+namespace {
+
+using cloister::cli::Command;
+using cloister::cli::CommandLine;
+
+constexpr char kVersion[] = "0.1.0";
+
+int Dispatch(const CommandLine& command_line,
+             std::chrono::steady_clock::time_point start,
+             cloister::base::Logger& log) {
+  switch (command_line.command) {
+    case Command::kRun:
+      return cloister::cli::RunCommand(command_line.run, start, log);
+    case Command::kMeasure:
+      return cloister::cli::MeasureCommand(command_line.run, log);
+    case Command::kDoctor:
+      return cloister::cli::DoctorCommand(command_line.doctor);
+    case Command::kVersion:
+      std::printf("cloister %s\n", kVersion);
+      return cloister::cli::kExitOk;
+  }
+  return cloister::cli::kExitUsage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto start = std::chrono::steady_clock::now();
+  auto parsed = cloister::cli::ParseCommandLine(argc, argv);
+  if (!parsed.command_line.has_value()) {
+    std::fputs(parsed.output.c_str(), parsed.exit_code == 0 ? stdout : stderr);
+    return parsed.exit_code;
+  }
+  cloister::base::Logger log(cloister::base::StderrSink(),
+                             parsed.command_line->log_level,
+                             /*per_second=*/100);
+  absl::Status kick =
+      cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
+  if (!kick.ok()) {
+    log.Error(kick.message());
+    return cloister::cli::kExitError;
+  }
+  return Dispatch(*parsed.command_line, start, log);
+}

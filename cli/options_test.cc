@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/cli/options.h"
+
+#include <vector>
+
+#include "cloister/cli/exit_code.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+ParseResult Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "cloister");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+}
+
+TEST(OptionsTest, RunWithEverything) {
+  ParseResult result = Parse({"run",
+                              "--kernel",
+                              "/k",
+                              "--initrd=/i",
+                              "--append",
+                              "console=ttyS0 quiet",
+                              "--cpus",
+                              "3",
+                              "--memory",
+                              "512M",
+                              "--confidential",
+                              "emulated",
+                              "--implicit-conversions",
+                              "deny",
+                              "--console",
+                              "none",
+                              "--boot-timer",
+                              "--id",
+                              "a-1",
+                              "--log-level",
+                              "debug"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  EXPECT_EQ(result.command_line->command, Command::kRun);
+  EXPECT_EQ(result.command_line->log_level, base::LogLevel::kDebug);
+  const RunOptions& run = result.command_line->run;
+  EXPECT_EQ(run.config.kernel.path, "/k");
+  EXPECT_EQ(run.config.kernel.initrd_path, "/i");
+  EXPECT_EQ(run.config.kernel.command_line, "console=ttyS0 quiet");
+  EXPECT_EQ(run.config.cpus.count, 3u);
+  EXPECT_EQ(run.config.memory.bytes, 512u << 20);
+  EXPECT_EQ(run.config.confidential.backend,
+            confidential::BackendChoice::kEmulated);
+  EXPECT_EQ(run.config.confidential.policy.implicit,
+            memory::ImplicitPolicy::kDeny);
+  EXPECT_EQ(run.console, ConsoleKind::kNone);
+  EXPECT_TRUE(run.boot_timer);
+  EXPECT_EQ(run.config.id, "a-1");
+}
+
+TEST(OptionsTest, Defaults) {
+  ParseResult result = Parse({"run", "--kernel", "/k"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  const RunOptions& run = result.command_line->run;
+  EXPECT_EQ(run.config.cpus.count, 1u);
+  EXPECT_EQ(run.config.confidential.backend,
+            confidential::BackendChoice::kAuto);
+  EXPECT_EQ(run.console, ConsoleKind::kStdio);
+  EXPECT_FALSE(run.boot_timer);
+}
+
+TEST(OptionsTest, MeasureTakesTheOptionsOfRun) {
+  ParseResult result = Parse({"measure", "--kernel", "/k", "--cpus", "2"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  EXPECT_EQ(result.command_line->command, Command::kMeasure);
+  EXPECT_EQ(result.command_line->run.config.cpus.count, 2u);
+}
+
+TEST(OptionsTest, DoctorAndVersion) {
+  EXPECT_TRUE(Parse({"doctor", "--json"}).command_line->doctor.json);
+  EXPECT_TRUE(Parse({"doctor", "--can-boot-linux"})
+                  .command_line->doctor.can_boot_linux);
+  EXPECT_EQ(Parse({"version"}).command_line->command, Command::kVersion);
+}
+
+TEST(OptionsTest, HelpGoesToStdoutWithExitCodeZero) {
+  ParseResult result = Parse({"run", "--help"});
+  EXPECT_FALSE(result.command_line.has_value());
+  EXPECT_EQ(result.exit_code, kExitOk);
+  EXPECT_THAT(result.output, HasSubstr("--confidential"));
+}
+
+// One line that names the option, and the usage exit code.
+void ExpectUsageError(std::vector<const char*> arguments, const char* named) {
+  ParseResult result = Parse(arguments);
+  EXPECT_FALSE(result.command_line.has_value()) << named;
+  EXPECT_EQ(result.exit_code, kExitUsage) << named;
+  EXPECT_THAT(result.output, HasSubstr(named));
+  EXPECT_EQ(result.output.find('\n'), result.output.size() - 1)
+      << result.output;
+}
+
+TEST(OptionsTest, MistakesNameTheOption) {
+  ExpectUsageError({}, "subcommand");
+  ExpectUsageError({"walk"}, "walk");
+  ExpectUsageError({"run"}, "--kernel");
+  ExpectUsageError({"run", "--kernel", "/k", "--frob"}, "--frob");
+  ExpectUsageError({"run", "--kernel", "/k", "--memory", "12Q"}, "12Q");
+  ExpectUsageError({"run", "--kernel", "/k", "--cpus", "-1"}, "--cpus");
+  ExpectUsageError({"run", "--kernel", "/k", "--cpus", "many"}, "--cpus");
+  ExpectUsageError({"run", "--kernel", "/k", "--confidential", "sev"}, "sev");
+  ExpectUsageError({"run", "--kernel", "/k", "--console", "x"},
+                   "stdio or none");
+  ExpectUsageError({"--log-level", "loud", "doctor"}, "debug, info");
+}
+
+}  // namespace
+}  // namespace cloister::cli

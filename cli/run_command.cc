@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/cli/run_command.h"
+
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "cloister/base/event_loop.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/base/syscall.h"
+#include "cloister/boot/shim/launch.h"
+#include "cloister/cli/exit_code.h"
+#include "cloister/cli/signal_set.h"
+#include "cloister/cli/terminal.h"
+#include "cloister/memory/conversion_stats.h"
+#include "cloister/vmm/boot_timer.h"
+#include "cloister/vmm/builder.h"
+#include "cloister/vmm/micro_vm.h"
+#include "cloister/vmm/size.h"
+
+namespace cloister::cli {
+namespace {
+
+using vmm::VmEnd;
+
+// The guest's serial output, on its way to the terminal.
+class ConsoleSink : public devices::SerialSink {
+ public:
+  // Without a terminal, output is dropped. Set before the VM starts.
+  void set_terminal(Terminal* terminal) { terminal_ = terminal; }
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    return terminal_ == nullptr ? bytes.size() : terminal_->Write(bytes);
+  }
+
+ private:
+  Terminal* terminal_ = nullptr;
+};
+
+// Core files and other processes of the same user must not get at what the
+// monitor may see of a guest.
+absl::Status ForbidDumps() {
+  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+    return base::ErrnoStatus(errno, "prctl PR_SET_DUMPABLE");
+  }
+  const rlimit none = {0, 0};
+  if (::setrlimit(RLIMIT_CORE, &none) < 0) {
+    return base::ErrnoStatus(errno, "setrlimit RLIMIT_CORE");
+  }
+  return absl::OkStatus();
+}
+
+int ExitCodeFor(VmEnd::Kind kind) {
+  switch (kind) {
+    case VmEnd::Kind::kPowerOff:
+    case VmEnd::Kind::kReset:
+    case VmEnd::Kind::kStopped:
+      return kExitOk;
+    case VmEnd::Kind::kTripleFault:
+      return kExitTripleFault;
+    case VmEnd::Kind::kNotVerified:
+      return kExitNotVerified;
+    case VmEnd::Kind::kConversion:
+      return kExitConversion;
+    case VmEnd::Kind::kInternalError:
+      return kExitInternalError;
+  }
+  return kExitInternalError;
+}
+
+uint64_t Sum(const std::array<memory::ConversionStats::Flow, 3>& flows) {
+  uint64_t bytes = 0;
+  for (const auto& flow : flows) bytes += flow.bytes;
+  return bytes;
+}
+
+uint64_t Requests(const std::array<memory::ConversionStats::Flow, 3>& flows,
+                  memory::ConversionOrigin origin) {
+  return flows[static_cast<size_t>(origin)].requests;
+}
+
+// One line: what is private and shared, and what was converted.
+std::string MemoryTotals(vmm::MicroVm& vm) {
+  const memory::ConversionStats stats = vm.broker()->stats();
+  using Origin = memory::ConversionOrigin;
+  return absl::StrCat("memory: ", vmm::FormatSize(stats.private_bytes),
+                      " private, ", vmm::FormatSize(stats.shared_bytes),
+                      " shared, ", vmm::FormatSize(stats.aliased_total_bytes),
+                      " aliased; converted ",
+                      vmm::FormatSize(Sum(stats.to_shared)), " to shared and ",
+                      vmm::FormatSize(Sum(stats.to_private)), " to private in ",
+                      Requests(stats.to_shared, Origin::kExplicit) +
+                          Requests(stats.to_private, Origin::kExplicit),
+                      " hypercalls and ",
+                      Requests(stats.to_shared, Origin::kImplicit) +
+                          Requests(stats.to_private, Origin::kImplicit),
+                      " faults, ", stats.no_ops, " without effect");
+}
+
+// One run, from the options to the exit code.
+class Run {
+ public:
+  Run(const RunOptions& options, vmm::BootTimer& timer, base::Logger& log)
+      : options_(options), timer_(timer), log_(log) {}
+
+  absl::StatusOr<int> Execute();
+
+ private:
+  absl::Status CreateConsole();
+  void OnSignal(int signal);
+  int Report(const VmEnd& end);
+
+  const RunOptions& options_;
+  vmm::BootTimer& timer_;
+  base::Logger& log_;
+  int signal_ = 0;
+  ConsoleSink sink_;
+  std::unique_ptr<base::EventLoop> loop_;
+  std::unique_ptr<SignalSet> signals_;
+  // The console refers to the VM and the VM to the console's sink: the VM
+  // stops, then the console goes, then the VM.
+  std::unique_ptr<vmm::MicroVm> vm_;
+  std::unique_ptr<Terminal> terminal_;
+};
+
+absl::Status Run::CreateConsole() {
+  if (options_.console == ConsoleKind::kNone) return absl::OkStatus();
+  Terminal::Options terminal;
+  terminal.on_input = [this](absl::Span<const uint8_t> bytes) {
+    return vm_->ConsoleInput(bytes);
+  };
+  terminal.on_writable = [this] { vm_->ConsoleWritable(); };
+  terminal.on_quit = [this] { vm_->Stop(); };
+  terminal.on_break = [this] { vm_->ConsoleBreak(); };
+  ASSIGN_OR_RETURN(terminal_, Terminal::Create(*loop_, std::move(terminal)));
+  sink_.set_terminal(terminal_.get());
+  return absl::OkStatus();
+}
+
+void Run::OnSignal(int signal) {
+  if (signal == SIGPWR) {
+    if (!vm_->PressPowerButton()) {
+      log_.Warning("SIGPWR: the guest does not listen to its power button");
+    }
+    return;
+  }
+  if (signal == SIGTSTP || signal == SIGCONT) {
+    if (terminal_ == nullptr) return;
+    signal == SIGTSTP ? terminal_->Suspend() : terminal_->OnContinue();
+    return;
+  }
+  signal_ = signal;
+  vm_->Stop();
+}
+
+int Run::Report(const VmEnd& end) {
+  if (!end.status.ok()) {
+    log_.Error(
+        absl::StrCat(vmm::VmEndName(end.kind), ": ", end.status.message()));
+    if (!end.registers.empty()) {
+      std::fputs(end.registers.c_str(), stderr);
+      if (end.registers.back() != '\n') std::fputc('\n', stderr);
+    }
+  }
+  if (vm_->broker() != nullptr) log_.Info(MemoryTotals(*vm_));
+  if (options_.boot_timer) std::fputs(timer_.Report().c_str(), stderr);
+  if (signal_ != 0 && end.kind == VmEnd::Kind::kStopped) {
+    return kExitSignalBase + signal_;
+  }
+  return ExitCodeFor(end.kind);
+}
+
+absl::StatusOr<int> Run::Execute() {
+  ASSIGN_OR_RETURN(signals_, SignalSet::Create({SIGINT, SIGTERM, SIGHUP, SIGPWR,
+                                                SIGTSTP, SIGCONT}));
+  if (options_.config.confidential.backend !=
+      confidential::BackendChoice::kOff) {
+    RETURN_IF_ERROR(ForbidDumps());
+  }
+  ASSIGN_OR_RETURN(loop_, base::EventLoop::Create());
+  vmm::VmHooks hooks;
+  hooks.console = &sink_;
+  hooks.log = &log_;
+  hooks.boot_timer = &timer_;
+  hooks.kick_signal = KickSignal();
+  hooks.on_console_room = [this] {
+    if (terminal_ != nullptr) terminal_->ResumeInput();
+  };
+  hooks.on_end = [this] { loop_->Stop(); };
+  ASSIGN_OR_RETURN(vm_, vmm::BuildVm(options_.config, hooks));
+  if (vm_->digest().has_value()) {
+    log_.Info(absl::StrCat("launch digest: ", shim::DigestHex(*vm_->digest())));
+  }
+  RETURN_IF_ERROR(
+      signals_->Register(*loop_, [this](int signal) { OnSignal(signal); }));
+  RETURN_IF_ERROR(CreateConsole());
+  absl::Status status = vm_->Start();
+  if (status.ok()) status = loop_->Run();
+  vm_->Stop();
+  VmEnd end = vm_->Wait();
+  sink_.set_terminal(nullptr);
+  terminal_.reset();  // Writes out what is left and restores the terminal.
+  RETURN_IF_ERROR(status);
+  return Report(end);
+}
+
+}  // namespace
+
+int KickSignal() { return SIGRTMIN; }
+
+int RunCommand(const RunOptions& options,
+               std::chrono::steady_clock::time_point process_start,
+               base::Logger& log) {
+  vmm::BootTimer timer(process_start);
+  timer.Reached("process start", process_start);
+  absl::StatusOr<int> code = Run(options, timer, log).Execute();
+  if (code.ok()) return *code;
+  log.Error(code.status().message());
+  return kExitError;
+}
+
+}  // namespace cloister::cli

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/builder.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/bytes.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/boot/shim/layout.h"
+#include "cloister/confidential/backend_factory.h"
+#include "cloister/kvm/system.h"
+#include "cloister/vcpu/boot_tables.h"
+#include "cloister/vcpu/cpuid.h"
+#include "cloister/vcpu/regs.h"
+#include "cloister/vmm/launch_plan.h"
+#include "cloister/vmm/layout.h"
+#include "cloister/vmm/size.h"
+
+namespace cloister::vmm {
+
+using confidential::BackendKind;
+using confidential::LaunchPages;
+using memory::GuestAddress;
+using memory::GuestRange;
+using memory::PageState;
+
+namespace {
+
+// Where an ordinary guest's first GDT and page tables lie: low memory that
+// Linux takes over once it has its own.
+constexpr uint64_t kBootGdtAddress = 0x8000;
+constexpr uint64_t kBootTablesAddress = 0x10000;
+
+absl::StatusOr<GuestRange> PagesAround(GuestAddress start, uint64_t size) {
+  const uint64_t first = base::AlignDown(start.value(), memory::kPageSize);
+  const uint64_t end = base::AlignUp(start.value() + size, memory::kPageSize);
+  return GuestRange::CreatePageAligned(GuestAddress(first), end - first);
+}
+
+}  // namespace
+
+// The steps of BuildVm, in order.
+class VmBuilder {
+ public:
+  VmBuilder(const VmConfig& config, const VmHooks& hooks)
+      : config_(config), hooks_(hooks), vm_(new MicroVm(hooks)) {}
+
+  absl::StatusOr<std::unique_ptr<MicroVm>> Build(kvm::Syscalls& syscalls) {
+    RETURN_IF_ERROR(ValidateConfig(config_));
+    RETURN_IF_ERROR(OpenHost(syscalls));
+    RETURN_IF_ERROR(Plan());
+    RETURN_IF_ERROR(CreateVm());
+    RETURN_IF_ERROR(CreateMemoryStates());
+    RETURN_IF_ERROR(CreateDevices());
+    RETURN_IF_ERROR(PrepareLaunch());
+    RETURN_IF_ERROR(CreateVcpus());
+    RETURN_IF_ERROR(Launch());
+    return std::move(vm_);
+  }
+
+ private:
+  absl::Status OpenHost(kvm::Syscalls& syscalls);
+  absl::Status Plan();
+  absl::Status CreateVm();
+  absl::Status CreateMemoryStates();
+  absl::Status CreateDevices();
+  absl::Status PrepareLaunch();
+  absl::Status PrepareShim();
+  absl::Status PrepareBootTables();
+  absl::Status StagePieces();
+  absl::Status CreateVcpus();
+  absl::Status SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index);
+  absl::Status Launch();
+
+  void Reached(absl::string_view phase) {
+    if (hooks_.boot_timer != nullptr) hooks_.boot_timer->Reached(phase);
+  }
+  const kvm::Vm& kvm_vm() const { return *vm_->backend_vm_.vm; }
+
+  const VmConfig& config_;
+  const VmHooks& hooks_;
+  std::unique_ptr<MicroVm> vm_;
+  std::optional<kvm::System> system_;
+  BackendKind kind_ = BackendKind::kOff;
+  std::vector<kvm::CpuidEntry> supported_;
+  bool vmmcall_ = false;
+  int c_bit_ = 0;
+  std::optional<LaunchPlan> plan_;
+  std::optional<shim::ShimLaunch> shim_;
+  std::vector<std::vector<uint8_t>> owned_;  // bytes that launch_ refers to
+  confidential::LaunchRequest launch_;
+  vcpu::LongModeEntry entry_;
+};
+
+absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
+  ASSIGN_OR_RETURN(kvm::System system, kvm::System::Open(syscalls));
+  system_ = std::move(system);
+  ASSIGN_OR_RETURN(supported_, system_->SupportedCpuid());
+  vmmcall_ = vcpu::UsesVmmcall(supported_);
+  if (config_.confidential.backend != confidential::BackendChoice::kOff) {
+    ASSIGN_OR_RETURN(confidential::HostFacts facts,
+                     confidential::CollectHostFacts(*system_));
+    ASSIGN_OR_RETURN(kind_, confidential::ChooseBackend(
+                                config_.confidential.backend, facts));
+  }
+  if (kind_ != BackendKind::kOff) {
+    ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported_));
+  }
+  if (config_.confidential.backend == confidential::BackendChoice::kAuto) {
+    hooks_.log->Info(absl::StrCat("confidential backend: ",
+                                  confidential::BackendKindName(kind_)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::Plan() {
+  std::optional<ConfidentialLaunch> confidential;
+  if (kind_ != BackendKind::kOff) {
+    confidential = ConfidentialLaunch{.c_bit = c_bit_, .hypercalls = vmmcall_};
+  }
+  ASSIGN_OR_RETURN(LaunchPlan plan, PlanLaunch(config_, confidential));
+  const uint64_t end = plan.ram.back().last().value();
+  const int bits = kind_ != BackendKind::kOff
+                       ? c_bit_
+                       : vcpu::MaxPhysicalAddressBits(supported_);
+  if ((end >> bits) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--memory: ", FormatSize(config_.memory.bytes),
+                     " do not fit below guest-physical address bit ", bits));
+  }
+  vcpu::CpuLimits limits;
+  limits.max_vcpus = system_->MaxVcpus();
+  const int max_id = system_->CheckExtension(kvm::Capability::kMaxVcpuId);
+  limits.max_vcpu_id = max_id > 0 ? max_id : limits.max_vcpus;
+  RETURN_IF_ERROR(vcpu::ValidateTopology(plan.topology, limits));
+  plan_ = std::move(plan);
+  Reached("kernel loaded");
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::CreateVm() {
+  confidential::RamOptions ram;
+  ram.ram = plan_->ram;
+  ram.aliased_end = kind_ == BackendKind::kOff ? 0 : kLowMemoryEnd;
+  ram.huge_pages = config_.memory.huge_pages;
+  ASSIGN_OR_RETURN(vm_->backend_vm_,
+                   confidential::CreateBackendVm(*system_, kind_, ram, c_bit_));
+  const kvm::Vm& vm = kvm_vm();
+  RETURN_IF_ERROR(vm.SetTssAddress(GuestAddress(kTssAddress)));
+  RETURN_IF_ERROR(vm.SetIdentityMapAddress(GuestAddress(kIdentityMapAddress)));
+  RETURN_IF_ERROR(vm.CreateIrqchip());
+  RETURN_IF_ERROR(vm.CreatePit());
+  if (plan_->topology.needs_x2apic_ids()) {
+    RETURN_IF_ERROR(vm.EnableX2apicApi());
+  }
+  if (kind_ != BackendKind::kOff) {
+    if (vmmcall_) RETURN_IF_ERROR(vm.EnableHypercallExits());
+    RETURN_IF_ERROR(vm.EnableUserSpaceMsrExits());
+  }
+  Reached("VM created");
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::CreateMemoryStates() {
+  vm_->states_ = std::make_unique<memory::PageStateMap>();
+  ASSIGN_OR_RETURN(vm_->view_,
+                   memory::SharedView::Create(vm_->backend_vm_.memory.get(),
+                                              vm_->states_.get()));
+  if (kind_ == BackendKind::kOff) {
+    for (const GuestRange& range : plan_->ram) {
+      RETURN_IF_ERROR(vm_->states_->Set(range, PageState::kShared));
+    }
+    return absl::OkStatus();
+  }
+  memory::ConversionBrokerOptions options;
+  options.policy = config_.confidential.policy;
+  options.on_fatal = [vm = vm_.get()](const absl::Status& status) {
+    vm->End({VmEnd::Kind::kConversion, status, std::string()});
+  };
+  ASSIGN_OR_RETURN(vm_->broker_,
+                   memory::ConversionBroker::Create(
+                       vm_->states_.get(), vm_->backend_vm_.backend.get(),
+                       vm_->view_.get(), std::move(options)));
+  for (const memory::MemoryRegion& region :
+       vm_->backend_vm_.memory->regions()) {
+    const bool aliased = region.range().start().value() < kLowMemoryEnd;
+    RETURN_IF_ERROR(vm_->broker_->AddRam(
+        region.range(), aliased ? PageState::kAliased : PageState::kPrivate));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::CreateDevices() {
+  PlatformOptions options;
+  for (const GuestRange& range : plan_->ram) {
+    (range.start().value() < kFourGiB ? options.ram_below_4gib
+                                      : options.ram_above_4gib) += range.size();
+  }
+  options.events = vm_->Events();
+  ASSIGN_OR_RETURN(vm_->platform_,
+                   Platform::Create(kvm_vm(), *hooks_.console,
+                                    std::move(options), *hooks_.log));
+  vm_->router_ = std::make_unique<ExitRouter>(
+      ExitRouter::Parts{.pio = &vm_->platform_->pio(),
+                        .mmio = &vm_->platform_->mmio(),
+                        .states = vm_->states_.get(),
+                        .broker = vm_->broker_.get(),
+                        .backend = vm_->backend_vm_.backend.get(),
+                        .log = hooks_.log});
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::PrepareLaunch() {
+  if (plan_->shim.has_value()) {
+    RETURN_IF_ERROR(PrepareShim());
+  } else {
+    RETURN_IF_ERROR(PrepareBootTables());
+  }
+  for (const boot::Piece& piece : plan_->image.pieces()) {
+    launch_.pages.push_back(LaunchPages{piece.gpa, piece.data.span()});
+  }
+  return vm_->broker_ == nullptr ? absl::OkStatus() : StagePieces();
+}
+
+absl::Status VmBuilder::PrepareShim() {
+  ASSIGN_OR_RETURN(shim_, shim::BuildShimLaunch(*plan_->shim));
+  vm_->digest_ = shim_->digest;
+  for (const shim::Placement& placement : shim_->placements) {
+    launch_.pages.push_back(LaunchPages{placement.gpa, placement.bytes});
+  }
+  entry_.rip = shim_->start.rip.value();
+  entry_.cr3 = shim_->start.cr3;
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::PrepareBootTables() {
+  vcpu::PageTableOptions tables;
+  tables.tables = GuestAddress(kBootTablesAddress);
+  std::vector<vcpu::PageMapping> identity =
+      vcpu::IdentityMappings(kFourGiB, kFourGiB);
+  ASSIGN_OR_RETURN(std::vector<uint8_t> bytes,
+                   vcpu::BuildPageTables(tables, identity));
+  std::vector<uint8_t> gdt = vcpu::BuildBootGdt();
+  entry_.rip = plan_->image.entry().rip.value();
+  entry_.rsi = plan_->image.entry().rsi.value();
+  entry_.cr3 = kBootTablesAddress;
+  entry_.gdt = kBootGdtAddress;
+  entry_.gdt_size = static_cast<uint16_t>(gdt.size());
+  owned_.push_back(std::move(bytes));
+  launch_.pages.push_back({GuestAddress(kBootTablesAddress), owned_.back()});
+  owned_.push_back(std::move(gdt));
+  launch_.pages.push_back({GuestAddress(kBootGdtAddress), owned_.back()});
+  return absl::OkStatus();
+}
+
+// The shim takes everything from shared memory: those pages start out shared.
+absl::Status VmBuilder::StagePieces() {
+  std::vector<GuestRange> ranges = {shim_->reserved};
+  for (const LaunchPages& pages : launch_.pages) {
+    if (pages.bytes.empty()) continue;
+    ASSIGN_OR_RETURN(GuestRange range,
+                     PagesAround(pages.gpa, pages.bytes.size()));
+    ranges.push_back(range);
+  }
+  return vm_->broker_
+      ->ConvertForHost(ranges, PageState::kShared,
+                       memory::HostConversionReason::kBeforeBoot)
+      .status();
+}
+
+absl::Status VmBuilder::CreateVcpus() {
+  const vcpu::CpuTopology& topology = plan_->topology;
+  for (uint32_t i = 0; i < topology.count; ++i) {
+    ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, kvm_vm().CreateVcpu(topology.ApicId(i)));
+    RETURN_IF_ERROR(SetUpVcpu(vcpu, i));
+    vcpu::RunnerOptions options;
+    options.index = i;
+    options.kick_signal = hooks_.kick_signal;
+    vm_->runners_.push_back(std::make_unique<vcpu::Runner>(
+        std::move(vcpu), *vm_->router_, options,
+        [vm = vm_.get()](const vcpu::RunEnd& end) { vm->OnVcpuEnd(end); }));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VmBuilder::SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index) {
+  vcpu::CpuidPolicy policy;
+  policy.tsc_deadline = true;
+  if (kind_ != BackendKind::kOff) {
+    policy.c_bit = c_bit_;
+    policy.map_gpa_range = vmmcall_;
+  }
+  ASSIGN_OR_RETURN(
+      auto cpuid, vcpu::BuildCpuid(supported_, policy, plan_->topology, index));
+  RETURN_IF_ERROR(vcpu.SetCpuid(cpuid));
+  RETURN_IF_ERROR(vcpu.SetMsrs(vcpu::BootMsrs()));
+  ASSIGN_OR_RETURN(kvm::LapicState lapic, vcpu.GetLapic());
+  vcpu::SetLocalInterrupts(/*is_boot_processor=*/index == 0, lapic);
+  RETURN_IF_ERROR(vcpu.SetLapic(lapic));
+  ASSIGN_OR_RETURN(kvm::SpecialRegisters reset, vcpu.GetSpecialRegisters());
+  if (index != 0) {
+    return vcpu.SetSpecialRegisters(
+        vcpu::ApplicationProcessorRegisters(reset, /*x2apic=*/true));
+  }
+  launch_.special_registers =
+      vcpu::LongModeSpecialRegisters(entry_, reset, /*x2apic=*/true);
+  launch_.registers = vcpu::LongModeRegisters(entry_);
+  RETURN_IF_ERROR(vcpu.SetSpecialRegisters(launch_.special_registers));
+  return vcpu.SetRegisters(launch_.registers);
+}
+
+absl::Status VmBuilder::Launch() {
+  RETURN_IF_ERROR(vm_->backend_vm_.backend->Launch(launch_));
+  if (vm_->broker_ != nullptr) vm_->broker_->GuestStarted();
+  Reached("kernel placed");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<MicroVm>> BuildVm(const VmConfig& config,
+                                                 const VmHooks& hooks,
+                                                 kvm::Syscalls& syscalls) {
+  return VmBuilder(config, hooks).Build(syscalls);
+}
+
+}  // namespace cloister::vmm

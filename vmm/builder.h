@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_VMM_BUILDER_H_
+#define CLOISTER_VMM_BUILDER_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "cloister/kvm/syscalls.h"
+#include "cloister/vmm/config.h"
+#include "cloister/vmm/micro_vm.h"
+
+namespace cloister::vmm {
+
+// Puts a VM together, ready to start: opens /dev/kvm, chooses the backend,
+// loads the kernel, makes memory, devices and vCPUs. Blocks on file I/O and
+// decompression. `syscalls` must outlive the VM.
+//
+// Errors are one line that names the option, file or capability; nothing is
+// left behind.
+absl::StatusOr<std::unique_ptr<MicroVm>> BuildVm(
+    const VmConfig& config, const VmHooks& hooks,
+    kvm::Syscalls& syscalls = kvm::RealSyscalls());
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_BUILDER_H_

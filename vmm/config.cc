@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/config.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "cloister/memory/guest_address.h"
+#include "cloister/vmm/size.h"
+
+namespace cloister::vmm {
+namespace {
+
+// The builder checks again against the C-bit, once that is known.
+constexpr uint64_t kMaxMemory = uint64_t{1} << 40;
+constexpr size_t kMaxIdLength = 64;
+
+absl::Status ValidateMemory(const MemoryConfig& memory) {
+  if (memory.bytes % memory::kPageSize != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--memory: ", memory.bytes, " bytes are not a multiple of 4 KiB"));
+  }
+  if (memory.bytes < kMinMemory || memory.bytes > kMaxMemory) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--memory: ", FormatSize(memory.bytes), " is not between ",
+                     FormatSize(kMinMemory), " and ", FormatSize(kMaxMemory)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateCpus(const CpuConfig& cpus) {
+  if (cpus.count == 0) {
+    return absl::InvalidArgumentError("--cpus: at least 1");
+  }
+  if (cpus.threads_per_core == 0 || cpus.count % cpus.threads_per_core != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--threads-per-core: ", cpus.threads_per_core,
+                     " does not divide --cpus ", cpus.count));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateId(const std::string& id) {
+  bool good = !id.empty() && id.size() <= kMaxIdLength;
+  for (char c : id) good = good && (absl::ascii_isalnum(c) || c == '-');
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--id: 1 to ", kMaxIdLength, " letters, digits and dashes, please"));
+}
+
+}  // namespace
+
+absl::Status ValidateConfig(const VmConfig& config) {
+  if (config.kernel.path.empty()) {
+    return absl::InvalidArgumentError("--kernel: a file is needed");
+  }
+  if (absl::Status s = ValidateMemory(config.memory); !s.ok()) return s;
+  if (absl::Status s = ValidateCpus(config.cpus); !s.ok()) return s;
+  if (absl::Status s = ValidateId(config.id); !s.ok()) return s;
+  if (config.memory.huge_pages != memory::HugePages::kNone &&
+      config.confidential.backend != confidential::BackendChoice::kOff) {
+    // One touch of shared memory would back 511 private neighbours.
+    return absl::InvalidArgumentError(
+        "--huge-pages: only with --confidential off");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace cloister::vmm

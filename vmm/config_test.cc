@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/config.h"
+
+#include <string>
+
+#include "cloister/base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::vmm {
+namespace {
+
+using ::cloister::base::StatusIs;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+VmConfig Good() {
+  VmConfig config;
+  config.kernel.path = "/vmlinuz";
+  return config;
+}
+
+void ExpectRefused(const VmConfig& config, const char* option) {
+  EXPECT_THAT(ValidateConfig(config),
+              StatusIs(absl::StatusCode::kInvalidArgument, StartsWith(option)));
+}
+
+TEST(ConfigTest, DefaultsAreGoodOnceThereIsAKernel) {
+  EXPECT_OK(ValidateConfig(Good()));
+  ExpectRefused(VmConfig(), "--kernel:");
+}
+
+TEST(ConfigTest, Memory) {
+  for (uint64_t bytes : {uint64_t{0}, uint64_t{4096}, (uint64_t{16} << 20) - 1,
+                         (uint64_t{256} << 20) + 1, uint64_t{1} << 62}) {
+    VmConfig config = Good();
+    config.memory.bytes = bytes;
+    ExpectRefused(config, "--memory:");
+  }
+  VmConfig config = Good();
+  config.memory.bytes = kMinMemory;
+  EXPECT_OK(ValidateConfig(config));
+}
+
+TEST(ConfigTest, Cpus) {
+  VmConfig config = Good();
+  config.cpus.count = 0;
+  ExpectRefused(config, "--cpus:");
+  config.cpus = {.count = 3, .threads_per_core = 2};
+  ExpectRefused(config, "--threads-per-core:");
+  config.cpus = {.count = 4, .threads_per_core = 0};
+  ExpectRefused(config, "--threads-per-core:");
+  config.cpus = {.count = 4, .threads_per_core = 2};
+  EXPECT_OK(ValidateConfig(config));
+}
+
+TEST(ConfigTest, HugePagesNeedAnOrdinaryGuest) {
+  VmConfig config = Good();
+  config.memory.huge_pages = memory::HugePages::kTransparent;
+  ExpectRefused(config, "--huge-pages:");
+  config.confidential.backend = confidential::BackendChoice::kOff;
+  EXPECT_OK(ValidateConfig(config));
+}
+
+TEST(ConfigTest, Id) {
+  VmConfig config = Good();
+  for (const std::string& id : {std::string(), std::string("a b"),
+                                std::string("../x"), std::string(65, 'a')}) {
+    config.id = id;
+    ExpectRefused(config, "--id:");
+  }
+}
+
+}  // namespace
+}  // namespace cloister::vmm

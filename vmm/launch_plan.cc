@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/launch_plan.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/boot/linux_loader.h"
+#include "cloister/boot/shim/layout.h"
+#include "cloister/vmm/layout.h"
+#include "cloister/vmm/size.h"
+
+namespace cloister::vmm {
+namespace {
+
+using memory::GuestAddress;
+using memory::GuestRange;
+
+vcpu::CpuTopology TopologyOf(const CpuConfig& config) {
+  vcpu::CpuTopology topology;
+  topology.count = config.count;
+  topology.threads_per_core = config.threads_per_core;
+  return topology;
+}
+
+std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
+  std::vector<uint32_t> ids;
+  for (uint32_t i = 0; i < topology.count; ++i) {
+    ids.push_back(topology.ApicId(i));
+  }
+  return ids;
+}
+
+// Every setting that reaches the guest but is not among the placed pieces: the
+// topology that CPUID shows. Its text is measured, so a change of its form is a
+// new version.
+std::string PlatformText(const VmConfig& config) {
+  return absl::StrCat("platform 1\nthreads-per-core ",
+                      config.cpus.threads_per_core, "\n");
+}
+
+absl::StatusOr<shim::LaunchOptions> PlanShim(const VmConfig& config,
+                                             const LaunchPlan& plan,
+                                             const ConfidentialLaunch& launch) {
+  ASSIGN_OR_RETURN(GuestRange within,
+                   GuestRange::Create(GuestAddress(shim::kLowest),
+                                      shim::kHighest - shim::kLowest));
+  std::optional<GuestAddress> at =
+      plan.image.FindHighest(shim::kShimSize, memory::kPageSize, within);
+  if (!at.has_value()) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "--memory: ", FormatSize(config.memory.bytes),
+        " leave no room for the launch shim beside kernel and initrd"));
+  }
+  shim::LaunchOptions options;
+  options.c_bit = launch.c_bit;
+  options.ram = plan.ram;
+  options.shim = *at;
+  options.pieces = plan.image.pieces();
+  options.entry = plan.image.entry();
+  options.vcpus = config.cpus.count;
+  options.hypercalls = launch.hypercalls;
+  options.platform = PlatformText(config);
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<LaunchPlan> PlanLaunch(
+    const VmConfig& config,
+    const std::optional<ConfidentialLaunch>& confidential) {
+  RETURN_IF_ERROR(ValidateConfig(config));
+  vcpu::CpuTopology topology = TopologyOf(config.cpus);
+  ASSIGN_OR_RETURN(std::vector<GuestRange> ram, RamRanges(config.memory.bytes));
+  boot::LinuxLoadOptions load;
+  load.kernel_path = config.kernel.path;
+  load.initrd_path = config.kernel.initrd_path;
+  load.command_line = config.kernel.command_line;
+  load.memory.ram = ram;
+  // A confidential guest has no way to have its IOAPIC accesses emulated
+  // everywhere; the 8259 needs port I/O alone.
+  load.acpi = MakeAcpiOptions(ApicIds(topology),
+                              /*io_apic=*/!confidential.has_value());
+  ASSIGN_OR_RETURN(boot::LaunchImage image, boot::LoadLinux(load));
+  LaunchPlan plan{.topology = topology,
+                  .ram = std::move(ram),
+                  .image = std::move(image),
+                  .shim = std::nullopt};
+  if (confidential.has_value()) {
+    ASSIGN_OR_RETURN(plan.shim, PlanShim(config, plan, *confidential));
+  }
+  return plan;
+}
+
+}  // namespace cloister::vmm

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_VMM_LAUNCH_PLAN_H_
+#define CLOISTER_VMM_LAUNCH_PLAN_H_
+
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "cloister/boot/launch_image.h"
+#include "cloister/boot/shim/launch.h"
+#include "cloister/memory/guest_address.h"
+#include "cloister/vcpu/topology.h"
+#include "cloister/vmm/config.h"
+
+namespace cloister::vmm {
+
+// What a VM starts from, as far as its configuration decides it. `cloister
+// measure` makes one without /dev/kvm, a run makes the same one.
+struct LaunchPlan {
+  vcpu::CpuTopology topology;
+  std::vector<memory::GuestRange> ram;
+  boot::LaunchImage image;
+  // Only for confidential guests: how the shim takes the image over.
+  std::optional<shim::LaunchOptions> shim;
+};
+
+// How a confidential guest is started.
+struct ConfidentialLaunch {
+  // Position of the C-bit; not measured.
+  int c_bit = 47;
+  // The guest reports conversions by hypercall (AMD hosts); measured.
+  bool hypercalls = true;
+};
+
+// Loads the files of `config` and lays the guest out. Without `confidential`
+// the plan has no shim. Errors of ValidateConfig and boot::LoadLinux, and
+// ResourceExhausted if there is no room for the shim.
+absl::StatusOr<LaunchPlan> PlanLaunch(
+    const VmConfig& config,
+    const std::optional<ConfidentialLaunch>& confidential);
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_LAUNCH_PLAN_H_

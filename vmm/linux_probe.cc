@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/linux_probe.h"
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "cloister/base/bytes.h"
+#include "cloister/base/mutex.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/kvm/memory_region.h"
+#include "cloister/memory/guest_memory.h"
+#include "cloister/vcpu/boot_tables.h"
+#include "cloister/vcpu/exit_handler.h"
+#include "cloister/vcpu/regs.h"
+#include "cloister/vcpu/runner.h"
+
+namespace cloister::vmm {
+namespace {
+
+using memory::GuestAddress;
+using memory::GuestMemory;
+using memory::GuestRange;
+using memory::HostMapping;
+using memory::MemoryRegion;
+
+constexpr uint64_t kMemorySize = 0x40000;
+constexpr uint64_t kGdt = 0x1000;
+constexpr uint64_t kIdt = 0x2000;
+constexpr uint64_t kStackTop = 0x4000;
+constexpr uint64_t kCode = 0x4000;
+constexpr uint64_t kUdHandler = 0x4100;
+constexpr uint64_t kPfHandler = 0x4200;
+constexpr uint64_t kPageTables = 0x10000;
+constexpr uint16_t kPort = 0xf0;
+
+// What the guest reports, in order.
+constexpr uint8_t kTookUd = 1, kTookPf = 2, kDone = 3;
+
+constexpr uint8_t kMainCode[] = {
+    0x0f, 0x0b,                                       // ud2
+    0x48, 0x8b,  0x04, 0x25, 0x00, 0x00, 0x00, 0x40,  // mov rax, [0x40000000]
+    0xb0, kDone,                                      // mov al, 3
+    0xe6, kPort,                                      // out 0xf0, al
+    0xf4,                                             // hlt
+    0xeb, 0xfd,                                       // jmp to the hlt
+};
+constexpr uint8_t kUdCode[] = {
+    0xb0, kTookUd,                    // mov al, 1
+    0xe6, kPort,                      // out 0xf0, al
+    0x48, 0x83,    0x04, 0x24, 0x02,  // add qword [rsp], 2: past the ud2
+    0x48, 0xcf,                       // iretq
+};
+constexpr uint8_t kPfCode[] = {
+    0xb0, kTookPf,                    // mov al, 2
+    0xe6, kPort,                      // out 0xf0, al
+    0x48, 0x83,    0xc4, 0x08,        // add rsp, 8: the error code
+    0x48, 0x83,    0x04, 0x24, 0x08,  // add qword [rsp], 8: past the mov
+    0x48, 0xcf,                       // iretq
+};
+
+// Notes the guest's reports; the rest of the machine is empty.
+class Reports : public vcpu::ExitHandler {
+ public:
+  uint64_t PageStateGeneration() override { return 0; }
+  void OnPortRead(uint16_t, absl::Span<uint8_t>) override {}
+  vcpu::Verdict OnPortWrite(uint16_t port,
+                            absl::Span<const uint8_t> data) override {
+    if (port != kPort) return vcpu::Verdict::kContinue;
+    base::MutexLock lock(&mutex_);
+    if (data[0] != last_ + 1) return vcpu::Verdict::kPowerOff;
+    last_ = data[0];
+    return last_ == kDone ? vcpu::Verdict::kPowerOff : vcpu::Verdict::kContinue;
+  }
+  void OnMmioRead(GuestAddress, absl::Span<uint8_t>) override {}
+  vcpu::Verdict OnMmioWrite(GuestAddress, absl::Span<const uint8_t>) override {
+    return vcpu::Verdict::kContinue;
+  }
+  uint64_t OnHypercall(const vcpu::Hypercall&) override { return 0; }
+  absl::Status OnMemoryFault(const kvm::MemoryFaultExit&, uint64_t) override {
+    return absl::InternalError("memory fault");
+  }
+  bool OnMsr(vcpu::MsrAccess&) override { return false; }
+  void OnApicEoi(uint8_t) override {}
+  vcpu::Verdict OnSystemEvent(const kvm::SystemEventExit&) override {
+    return vcpu::Verdict::kPowerOff;
+  }
+
+  int last() {
+    base::MutexLock lock(&mutex_);
+    return last_;
+  }
+
+ private:
+  base::Mutex mutex_;
+  int last_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+// A 64-bit interrupt gate (SDM vol. 3A 6.14.1).
+void SetGate(std::vector<uint8_t>& idt, int vector, uint64_t handler) {
+  uint8_t* gate = &idt[16 * vector];
+  base::StoreLe<uint16_t>(gate, static_cast<uint16_t>(handler));
+  base::StoreLe<uint16_t>(gate + 2, vcpu::kBootCodeSelector);
+  base::StoreLe<uint16_t>(gate + 4, 0x8e00);
+  base::StoreLe<uint16_t>(gate + 6, static_cast<uint16_t>(handler >> 16));
+  base::StoreLe<uint32_t>(gate + 8, static_cast<uint32_t>(handler >> 32));
+}
+
+absl::Status PlaceGuest(GuestMemory& memory, vcpu::LongModeEntry* entry) {
+  std::vector<uint8_t> gdt = vcpu::BuildBootGdt();
+  std::vector<uint8_t> idt(16 * 32);
+  SetGate(idt, 6, kUdHandler);
+  SetGate(idt, 14, kPfHandler);
+  vcpu::PageTableOptions tables;
+  tables.tables = GuestAddress(kPageTables);
+  const uint64_t two_mib = uint64_t{2} << 20;
+  ASSIGN_OR_RETURN(
+      std::vector<uint8_t> table_bytes,
+      vcpu::BuildPageTables(tables, vcpu::IdentityMappings(two_mib, two_mib)));
+  const std::pair<uint64_t, absl::Span<const uint8_t>> parts[] = {
+      {kGdt, gdt},        {kIdt, idt},           {kPageTables, table_bytes},
+      {kCode, kMainCode}, {kUdHandler, kUdCode}, {kPfHandler, kPfCode}};
+  for (const auto& [address, bytes] : parts) {
+    RETURN_IF_ERROR(memory.Write(GuestAddress(address), bytes));
+  }
+  entry->rip = kCode;
+  entry->rsp = kStackTop;
+  entry->cr3 = kPageTables;
+  entry->gdt = kGdt;
+  entry->gdt_size = static_cast<uint16_t>(gdt.size());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GuestMemory> CreateMemory(const kvm::Vm& vm) {
+  ASSIGN_OR_RETURN(HostMapping mapping,
+                   HostMapping::CreateMemfd("cloister-probe", kMemorySize,
+                                            memory::MappingOptions()));
+  ASSIGN_OR_RETURN(MemoryRegion region,
+                   MemoryRegion::Create(GuestAddress(0), std::move(mapping)));
+  kvm::MemoryRegion slot;
+  slot.size = kMemorySize;
+  slot.host =
+      reinterpret_cast<void*>(region.mapping().host_address().ForKvmSlot());
+  RETURN_IF_ERROR(vm.SetMemoryRegion(slot));
+  std::vector<MemoryRegion> regions;
+  regions.push_back(std::move(region));
+  return GuestMemory::Create(std::move(regions));
+}
+
+absl::StatusOr<kvm::VcpuFd> CreateVcpu(const kvm::Vm& vm,
+                                       const vcpu::LongModeEntry& entry) {
+  ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, vm.CreateVcpu(0));
+  ASSIGN_OR_RETURN(kvm::SpecialRegisters reset, vcpu.GetSpecialRegisters());
+  kvm::SpecialRegisters special =
+      vcpu::LongModeSpecialRegisters(entry, reset, /*x2apic=*/false);
+  special.idt.base = kIdt;
+  special.idt.limit = 16 * 32 - 1;
+  RETURN_IF_ERROR(vcpu.SetSpecialRegisters(special));
+  RETURN_IF_ERROR(vcpu.SetRegisters(vcpu::LongModeRegisters(entry)));
+  return vcpu;
+}
+
+absl::Status Judge(int reports, const vcpu::RunEnd& end,
+                   std::chrono::milliseconds limit) {
+  if (reports == kDone) return absl::OkStatus();
+  const char* missing = reports < kTookUd   ? "#UD"
+                        : reports < kTookPf ? "#PF"
+                                            : "the return from #PF";
+  std::string why = end.status.ok()
+                        ? absl::StrCat("nothing within ", limit.count(), " ms")
+                        : std::string(end.status.message());
+  return absl::UnavailableError(
+      absl::StrCat("this KVM did not deliver ", missing,
+                   " to a test guest, so Linux cannot run: ", why));
+}
+
+}  // namespace
+
+absl::Status ProbeLinux(const kvm::System& system, int kick_signal,
+                        std::chrono::milliseconds limit) {
+  ASSIGN_OR_RETURN(kvm::Vm vm, system.CreateVm(kvm::VmType::kDefault));
+  ASSIGN_OR_RETURN(GuestMemory memory, CreateMemory(vm));
+  vcpu::LongModeEntry entry;
+  RETURN_IF_ERROR(PlaceGuest(memory, &entry));
+  ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, CreateVcpu(vm, entry));
+
+  Reports reports;
+  base::Mutex mutex;
+  base::CondVar ended;
+  bool over = false;
+  vcpu::RunnerOptions options;
+  options.kick_signal = kick_signal;
+  vcpu::Runner runner(std::move(vcpu), reports, options,
+                      [&](const vcpu::RunEnd&) {
+                        base::MutexLock lock(&mutex);
+                        over = true;
+                        ended.SignalAll();
+                      });
+  RETURN_IF_ERROR(runner.Start());
+  {
+    base::MutexLock lock(&mutex);
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    while (!over && ended.WaitUntil(&mutex, deadline)) {
+    }
+  }
+  vcpu::RunEnd end = runner.Stop();
+  return Judge(reports.last(), end, limit);
+}
+
+}  // namespace cloister::vmm

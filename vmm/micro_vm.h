@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_VMM_MICRO_VM_H_
+#define CLOISTER_VMM_MICRO_VM_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "cloister/base/log.h"
+#include "cloister/base/mutex.h"
+#include "cloister/boot/shim/launch.h"
+#include "cloister/confidential/backend_vm.h"
+#include "cloister/devices/serial.h"
+#include "cloister/memory/conversion_broker.h"
+#include "cloister/memory/page_state_map.h"
+#include "cloister/memory/shared_view.h"
+#include "cloister/vcpu/runner.h"
+#include "cloister/vmm/boot_timer.h"
+#include "cloister/vmm/exit_router.h"
+#include "cloister/vmm/platform.h"
+#include "cloister/vmm/vm_end.h"
+
+namespace cloister::vmm {
+
+// What a VM needs of the program it runs in. What is pointed to must outlive
+// the VM. Callbacks come from the VM's threads, without locks, and must not
+// block.
+struct VmHooks {
+  devices::SerialSink* console = nullptr;  // required
+  base::Logger* log = &base::Logger::Null();
+  BootTimer* boot_timer = nullptr;  // may be null
+  // A real-time signal with a handler that does nothing
+  // (vcpu::InstallKickHandler). Several VMs may share it.
+  int kick_signal = 0;
+  // The guest's console takes input again after a short ConsoleInput.
+  std::function<void()> on_console_room;
+  // The run has ended; Wait will not block for long.
+  std::function<void()> on_end;
+};
+
+// A VM that BuildVm has put together: memory, devices, vCPUs. No globals:
+// several may live in one process.
+//
+// Thread-safe. Start once; the destructor stops what still runs.
+class MicroVm {
+ public:
+  ~MicroVm();
+  MicroVm(const MicroVm&) = delete;
+  MicroVm& operator=(const MicroVm&) = delete;
+
+  // Starts every vCPU's thread. ResourceExhausted if the host gives no more.
+  absl::Status Start();
+
+  // Pause returns once no vCPU runs guest code; Resume lets them go on. A VM
+  // that has ended stays so.
+  void Pause();
+  void Resume();
+
+  // Ends the run as kStopped, if nothing else did. Does not wait.
+  void Stop();
+  // Waits for the end of the run, and of every thread of the VM.
+  VmEnd Wait();
+
+  // True if the guest listens to its power button, and now knows of it.
+  bool PressPowerButton();
+
+  // Hands input to the serial console; returns how many bytes it took. If that
+  // is not all, VmHooks::on_console_room follows.
+  size_t ConsoleInput(absl::Span<const uint8_t> bytes);
+  void ConsoleBreak();
+  // The console's sink takes output again after it had refused some.
+  void ConsoleWritable();
+
+  confidential::BackendKind backend() const;
+  // The launch digest; nullopt for guests that are not confidential.
+  const std::optional<shim::Digest>& digest() const { return digest_; }
+  // Null for guests that are not confidential.
+  memory::ConversionBroker* broker() { return broker_.get(); }
+  memory::PageStateMap& states() { return *states_; }
+  memory::SharedView& view() { return *view_; }
+  uint32_t cpus() const { return static_cast<uint32_t>(runners_.size()); }
+  vcpu::ExitCounters::Snapshot counters(uint32_t cpu) const;
+
+ private:
+  friend class VmBuilder;
+  explicit MicroVm(VmHooks hooks);
+
+  PlatformEvents Events();
+  void OnShimStatus(uint8_t status);
+  void OnBootMarker(uint8_t value, std::chrono::steady_clock::time_point when);
+  void OnVcpuEnd(const vcpu::RunEnd& end);
+  // Notes the first end and stops every vCPU.
+  void End(VmEnd end);
+  VmEnd Translate(const vcpu::RunEnd& end) const;
+
+  const VmHooks hooks_;
+  std::optional<shim::Digest> digest_;
+
+  // In the order in which they refer to each other, destroyed in reverse.
+  std::unique_ptr<memory::PageStateMap> states_;
+  confidential::BackendVm backend_vm_;
+  std::unique_ptr<memory::SharedView> view_;
+  std::unique_ptr<memory::ConversionBroker> broker_;
+  std::unique_ptr<Platform> platform_;
+  std::unique_ptr<ExitRouter> router_;
+  std::vector<std::unique_ptr<vcpu::Runner>> runners_;
+
+  std::atomic<bool> verified_{false};
+  mutable base::Mutex mutex_;
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<VmEnd> end_ ABSL_GUARDED_BY(mutex_);
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_MICRO_VM_H_
