@@ -57,7 +57,7 @@ ModelOp RandomOp(const PageStateModel& model, std::mt19937_64& random) {
   uint64_t kind = random() % 100;
   if (kind >= 60) length = 1 + random() % 8;
   if (kind >= 85) length = 1 + random() % 60;
-  if (kind >= 97) length = 1 + random() % model.cells();
+  if (kind == 99) length = 1 + random() % model.cells();
   return {first, std::min(first + length, model.cells()),
           static_cast<PageState>(random() % 4)};
 }
