@@ -9,6 +9,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,8 +31,15 @@ def say(message):
     print(f"lab: {message}", file=sys.stderr, flush=True)
 
 
+def exit_on_signals():
+    """Makes SIGTERM and SIGHUP an orderly exit, so that temporary files and children go too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
+
+
 def run_main(main):
     """Runs main(argv) and turns LabError and Ctrl-C into one line and an exit status."""
+    exit_on_signals()
     try:
         sys.exit(main(sys.argv[1:]))
     except LabError as error:
