@@ -19,8 +19,6 @@ enum class Verdict {
   kPowerOff,  // ... with RunEnd::Kind::kPowerOff.
 };
 
-enum class SystemEvent { kShutdown, kReset };
-
 struct Hypercall {
   uint64_t number = 0;  // kvm::HypercallExit::kMapGpaRange, ...
   std::array<uint64_t, 6> args = {};
@@ -84,10 +82,23 @@ class ExitHandler {
   // Split irqchip: the guest's EOI of a level-triggered vector.
   virtual void OnApicEoi(uint8_t vector) = 0;
 
-  // The guest, or KVM for it, asks for shutdown or reset. Every other
-  // KVM_EXIT_SYSTEM_EVENT, a crash for one, ends the VM with an error.
-  virtual Verdict OnSystemEvent(SystemEvent event) = 0;
+  // The guest, or KVM for it, asks for shutdown or reset: those two types only.
+  // Every other KVM_EXIT_SYSTEM_EVENT, a crash for one, ends the VM with an
+  // error. See DefaultVerdict.
+  virtual Verdict OnSystemEvent(const kvm::SystemEventExit& event) = 0;
 };
+
+// Shutdown powers off, reset resets.
+inline Verdict DefaultVerdict(const kvm::SystemEventExit& event) {
+  switch (event.type) {
+    case kvm::SystemEventExit::kShutdown:
+      return Verdict::kPowerOff;
+    case kvm::SystemEventExit::kReset:
+      return Verdict::kReset;
+    default:
+      return Verdict::kContinue;
+  }
+}
 
 }  // namespace cloister::vcpu
 

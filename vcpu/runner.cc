@@ -380,11 +380,9 @@ std::optional<RunEnd> Runner::Handle(const kvm::ShutdownExit& exit) {
 
 std::optional<RunEnd> Runner::Handle(const kvm::SystemEventExit& exit) {
   counters_.Count(ExitKind::kSystemEvent);
-  if (exit.type == kvm::SystemEventExit::kShutdown) {
-    return EndOf(handler_.OnSystemEvent(SystemEvent::kShutdown));
-  }
-  if (exit.type == kvm::SystemEventExit::kReset) {
-    return EndOf(handler_.OnSystemEvent(SystemEvent::kReset));
+  if (exit.type == kvm::SystemEventExit::kShutdown ||
+      exit.type == kvm::SystemEventExit::kReset) {
+    return EndOf(handler_.OnSystemEvent(exit));
   }
   // A crash, a confidential guest that gave up, or what KVM has learnt since.
   return Fail(RunEnd::Kind::kError, absl::StatusCode::kAborted,

@@ -85,9 +85,9 @@ class Recorder : public ExitHandler {
     Log(absl::StrCat("eoi ", vector));
     Hook();
   }
-  Verdict OnSystemEvent(SystemEvent event) override {
-    Log(event == SystemEvent::kReset ? "reset" : "shutdown");
-    return event == SystemEvent::kReset ? Verdict::kReset : Verdict::kPowerOff;
+  Verdict OnSystemEvent(const kvm::SystemEventExit& event) override {
+    Log(absl::StrCat("system event ", event.type));
+    return DefaultVerdict(event);
   }
 
   uint64_t generation = 0;
@@ -503,12 +503,15 @@ TEST_F(RunnerTest, NaturalEndIsReportedOnceAndToEveryone) {
 
 TEST_F(RunnerTest, OneVcpusErrorStopsTheOthers) {
   fake_.SetBlockWhenIdle(true);
+  Recorder recorders[4];
   std::vector<std::unique_ptr<Runner>> runners;
   auto stop_all = [&runners](const RunEnd& end) {
     if (end.kind == RunEnd::Kind::kStopped) return;
     for (auto& runner : runners) runner->RequestStop();
   };
-  for (uint32_t i = 0; i < 4; ++i) runners.push_back(MakeRunner(i, stop_all));
+  for (uint32_t i = 0; i < 4; ++i) {
+    runners.push_back(MakeRunner(recorders[i], i, stop_all));
+  }
   for (auto& runner : runners) ASSERT_OK(runner->Start());
   fake_.QueueExit(kvm::ShutdownExit{}, {}, 2);
   // Vcpu 2 blocks until kicked; this makes it look at its queue.
