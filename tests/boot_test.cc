@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Unmodified Linux kernels under `cloister run`, in the lab: every combination
+// of kernel, number of vCPUs and backend reaches user space, talks both ways
+// over its console, and ends as it should.
+#include <csignal>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/tests/guest_process.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::tests {
+namespace {
+
+using ::cloister::base::IsOkAndHolds;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kCloister[] = "cli/cloister";
+
+// A guest of lab/guest_image, as lab_test_group's environment names it.
+struct Guest {
+  std::string name;  // "DEBIAN_6_1"
+  std::string Path(const char* what) const {
+    std::string variable = absl::StrCat("CLOISTER_GUEST_", name, "_", what);
+    const char* path = std::getenv(variable.c_str());
+    return path == nullptr ? absl::StrCat("$", variable, " is not set") : path;
+  }
+};
+
+struct Options {
+  std::string guest = "DEBIAN_6_1";
+  int cpus = 1;
+  std::string backend = "off";
+  std::string append;  // "cloister.test=echo"
+  std::vector<std::string> more = {};
+};
+
+absl::StatusOr<std::unique_ptr<GuestProcess>> Boot(const Options& options) {
+  Guest guest{options.guest};
+  std::vector<std::string> argv = {
+      kCloister,
+      "run",
+      "--kernel",
+      guest.Path("KERNEL"),
+      "--initrd",
+      guest.Path("INITRAMFS"),
+      "--append",
+      absl::StrCat("console=ttyS0 quiet panic=-1 ", options.append),
+      "--cpus",
+      absl::StrCat(options.cpus),
+      "--memory",
+      "256M",
+      "--confidential",
+      options.backend};
+  argv.insert(argv.end(), options.more.begin(), options.more.end());
+  return GuestProcess::Start(argv);
+}
+
+class BootTest : public ::testing::TestWithParam<Options> {};
+
+TEST_P(BootTest, ReachesUserSpaceEchoesAndPowersOff) {
+  Options options = GetParam();
+  options.append = "cloister.test=echo";
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
+  ASSERT_OK(guest->Expect(absl::StrCat(" ", options.cpus, " CPU(s)")));
+  ASSERT_OK(guest->Expect(options.backend == "off"
+                              ? "memory encryption: none"
+                              : "memory encryption: AMD SEV"));
+  ASSERT_OK(guest->Expect("cloister guest: echo ready"));
+  ASSERT_OK(guest->Type("both ways\n"));
+  ASSERT_OK(guest->Expect("echo: both ways"));
+  ASSERT_OK(guest->Type("quit\n"));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+  EXPECT_THAT(guest->output(), Not(HasSubstr("error")));
+}
+
+std::vector<Options> Combinations() {
+  std::vector<Options> all;
+  for (const char* guest : {"DEBIAN_6_1", "TINY"}) {
+    for (int cpus : {1, 3}) {
+      all.push_back({.guest = guest, .cpus = cpus, .backend = "off"});
+    }
+    for (int cpus : {1, 2}) {
+      all.push_back({.guest = guest, .cpus = cpus, .backend = "sw-protected"});
+    }
+    all.push_back({.guest = guest, .cpus = 1, .backend = "emulated"});
+  }
+  if (std::getenv("CLOISTER_SOAK") != nullptr) {
+    all.push_back({.guest = "DEBIAN_6_1", .cpus = 8, .backend = "off"});
+    all.push_back(
+        {.guest = "DEBIAN_6_1", .cpus = 8, .backend = "sw-protected"});
+    all.push_back(
+        {.guest = "DEBIAN_6_12", .cpus = 2, .backend = "sw-protected"});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Guests, BootTest, ::testing::ValuesIn(Combinations()),
+                         [](const ::testing::TestParamInfo<Options>& info) {
+                           std::string backend = info.param.backend;
+                           for (char& c : backend) c = c == '-' ? '_' : c;
+                           return absl::StrCat(info.param.guest, "_",
+                                               info.param.cpus, "_", backend);
+                         });
+
+class EndTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  Options With(const std::string& append) const {
+    return {.guest = "TINY", .backend = GetParam(), .append = append};
+  }
+};
+
+TEST_P(EndTest, PowerOff) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(With("cloister.test=poweroff")));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
+
+TEST_P(EndTest, Reboot) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(With("cloister.test=reboot")));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
+
+TEST_P(EndTest, PanicReboots) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(With("cloister.test=panic")));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
+
+TEST_P(EndTest, PowerButton) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(With("cloister.test=hold")));
+  ASSERT_OK(guest->Expect("cloister guest: holding"));
+  guest->Signal(SIGPWR);
+  ASSERT_OK(guest->Expect("cloister guest: power button"));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
+
+TEST_P(EndTest, SigtermStopsTheGuest) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(With("cloister.test=hold")));
+  ASSERT_OK(guest->Expect("cloister guest: holding"));
+  guest->Signal(SIGTERM);
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(128 + SIGTERM)) << guest->output();
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, EndTest,
+                         ::testing::Values("off", "sw-protected"),
+                         [](const ::testing::TestParamInfo<const char*>& info) {
+                           return std::string(info.param) == "off"
+                                      ? "off"
+                                      : "sw_protected";
+                         });
+
+TEST(BootTimerTest, NamesEveryPhase) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot({.guest = "TINY",
+                                         .append = "cloister.test=poweroff",
+                                         .more = {"--boot-timer"}}));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0));
+  for (const char* phase : {"process start", "VM created", "kernel placed",
+                            "first KVM_RUN", "init reached"}) {
+    EXPECT_THAT(guest->output(), HasSubstr(phase));
+  }
+}
+
+}  // namespace
+}  // namespace cloister::tests
