@@ -61,8 +61,8 @@ struct AcpiPciRoot {
   uint16_t io_first = 0;
   uint16_t io_last = 0;
   // Memory that BARs may use, below 4 GiB or above.
-  std::vector<memory::GuestRange> memory;
-  std::vector<AcpiPciInterrupt> interrupts;
+  std::vector<memory::GuestRange> memory = {};
+  std::vector<AcpiPciInterrupt> interrupts = {};
 };
 
 // What the machine looks like to ACPI. The monitor owns every number.
@@ -73,25 +73,25 @@ struct AcpiOptions {
   uint8_t s5_sleep_type = 5;
   // The fixed power button (PM1 status bit 8).
   bool power_button = true;
-  std::optional<AcpiResetRegister> reset;
+  std::optional<AcpiResetRegister> reset = {};
   // FADT boot flag: a keyboard controller can be probed.
   bool i8042 = false;
   // A CMOS clock at 0x70 on IRQ 8 (PNP0B00).
   bool rtc = true;
   // APIC ids in vCPU order; the ACPI processor UID is the vCPU's index. Ids
   // from 255 on get x2APIC entries.
-  std::vector<uint32_t> apic_ids;
+  std::vector<uint32_t> apic_ids = {};
   // Without one the guest runs the 8259 through LINT0.
-  std::optional<AcpiIoApic> io_apic;
-  std::vector<AcpiSerialPort> serial_ports;
-  std::optional<AcpiPciRoot> pci;
-  std::vector<AcpiVirtioMmio> virtio_mmio;
+  std::optional<AcpiIoApic> io_apic = {};
+  std::vector<AcpiSerialPort> serial_ports = {};
+  std::optional<AcpiPciRoot> pci = {};
+  std::vector<AcpiVirtioMmio> virtio_mmio = {};
 };
 
 // All tables in one block that is meant for the address it was built for.
 struct AcpiTables {
   // A whole number of pages; all of it belongs into an e820 kAcpi range.
-  std::vector<uint8_t> bytes;
+  std::vector<uint8_t> bytes = {};
   memory::GuestAddress rsdp;
 };
 

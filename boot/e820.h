@@ -38,11 +38,11 @@ inline constexpr uint64_t kFourGiB = uint64_t{1} << 32;
 // A guest's physical address space as its loader sees it.
 struct MemoryLayout {
   // RAM slots, page-aligned and disjoint, the first one starting at 0.
-  std::vector<memory::GuestRange> ram;
+  std::vector<memory::GuestRange> ram = {};
   // Disjoint ranges that the loader must not place anything in, and what the
   // kernel is told about them. kRam: free for the kernel once it runs (a launch
   // shim). Others may lie outside of `ram` as well.
-  std::vector<E820Entry> reserved;
+  std::vector<E820Entry> reserved = {};
 };
 
 // The RAM ranges of a guest with `bytes` of RAM: below `hole`, and the rest

@@ -58,18 +58,16 @@ TEST(ValidateLayoutTest, AcceptsReservationsOutsideOfRam) {
 
 TEST(ValidateLayoutTest, NamesTheBadRange) {
   EXPECT_THAT(ValidateLayout({}), StatusIs(kInvalid, HasSubstr("address 0")));
-  EXPECT_THAT(ValidateLayout({.ram = {Range(kMiB, 64 * kMiB)}, .reserved = {}}),
+  EXPECT_THAT(ValidateLayout({.ram = {Range(kMiB, 64 * kMiB)}}),
               StatusIs(kInvalid, HasSubstr("address 0")));
   EXPECT_THAT(
       ValidateLayout({.ram = {Range(0, 64 * kMiB), Range(32 * kMiB, 65 * kMiB)},
                       .reserved = {}}),
       StatusIs(kInvalid, HasSubstr("overlap")));
-  EXPECT_THAT(
-      ValidateLayout({.ram = {Range(0, 64 * kMiB + 1)}, .reserved = {}}),
-      StatusIs(kInvalid, HasSubstr("page-aligned")));
-  EXPECT_THAT(
-      ValidateLayout({.ram = {Range(0, uint64_t{1} << 53)}, .reserved = {}}),
-      StatusIs(kInvalid, HasSubstr("52-bit")));
+  EXPECT_THAT(ValidateLayout({.ram = {Range(0, 64 * kMiB + 1)}}),
+              StatusIs(kInvalid, HasSubstr("page-aligned")));
+  EXPECT_THAT(ValidateLayout({.ram = {Range(0, uint64_t{1} << 53)}}),
+              StatusIs(kInvalid, HasSubstr("52-bit")));
   EXPECT_THAT(ValidateLayout(
                   {.ram = {Range(0, 4 * kMiB)},
                    .reserved = {{Range(3 * kMiB, 5 * kMiB), E820Type::kRam}}}),
@@ -93,7 +91,7 @@ TEST(UsableRangesTest, StartAtOneMiBAndAvoidReservations) {
 }
 
 TEST(BuildE820Test, HasTheHoleBelowOneMiB) {
-  EXPECT_THAT(*BuildE820({.ram = {Range(0, 64 * kMiB)}, .reserved = {}}, {}),
+  EXPECT_THAT(*BuildE820({.ram = {Range(0, 64 * kMiB)}}, {}),
               ElementsAre(E820Entry{Range(0, 0x9fc00), E820Type::kRam},
                           E820Entry{Range(0x9fc00, kMiB), E820Type::kReserved},
                           E820Entry{Range(kMiB, 64 * kMiB), E820Type::kRam}));

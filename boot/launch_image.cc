@@ -190,4 +190,12 @@ std::optional<GuestAddress> LaunchImage::FindHighest(
   return std::nullopt;
 }
 
+uint64_t LaunchImage::LargestFree(const GuestRange& within) const {
+  uint64_t largest = 0;
+  for (const GuestRange& range : FreeRanges(within)) {
+    largest = std::max(largest, range.size());
+  }
+  return largest;
+}
+
 }  // namespace cloister::boot

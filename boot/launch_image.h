@@ -95,6 +95,9 @@ class LaunchImage {
       uint64_t size, uint64_t alignment,
       const memory::GuestRange& within) const;
 
+  // Bytes of the largest range that is usable, free and inside `within`.
+  uint64_t LargestFree(const memory::GuestRange& within) const;
+
  private:
   explicit LaunchImage(std::vector<memory::GuestRange> usable)
       : usable_(std::move(usable)) {}

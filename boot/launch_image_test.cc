@@ -92,6 +92,9 @@ TEST(LaunchImageTest, FindsTheLowestAndHighestFreePlace) {
   ASSERT_OK(image.Add(MakePiece(PieceType::kInitrd, 0x4800, 1, 0x2000)));
   GuestRange all = Range(0, UINT64_MAX);
   EXPECT_EQ(image.FindLowest(0x1000, 0x1000, all), GuestAddress(0x1000));
+  EXPECT_EQ(image.LargestFree(all), 0x1800u);
+  EXPECT_EQ(image.LargestFree(Range(0, 0x1800)), 0x800u);
+  EXPECT_EQ(image.LargestFree(Range(0, 0x1000)), 0u);
   EXPECT_EQ(image.FindLowest(0x1800, 0x800, all), GuestAddress(0x6800));
   EXPECT_EQ(image.FindLowest(0x1001, 0x1000, all), std::nullopt);
   EXPECT_EQ(image.FindHighest(0x1000, 0x1000, all), GuestAddress(0x7000));

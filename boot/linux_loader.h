@@ -15,13 +15,13 @@ namespace cloister::boot {
 // What to boot. Paths are the user's: every error names the file or option.
 struct LinuxLoadOptions {
   // An x86-64 bzImage (unpacked here, not in the guest) or ELF vmlinux.
-  std::string kernel_path;
+  std::string kernel_path = {};
   // Empty: no initrd.
-  std::string initrd_path;
+  std::string initrd_path = {};
   // Without a final NUL.
-  std::string command_line;
-  MemoryLayout memory;
-  std::optional<AcpiOptions> acpi;
+  std::string command_line = {};
+  MemoryLayout memory = {};
+  std::optional<AcpiOptions> acpi = {};
 };
 
 // Reads the files and lays out a Linux guest for the 64-bit boot protocol
