@@ -31,7 +31,7 @@ class SignalSet {
   ~SignalSet();
 
   // Calls `handler` on the loop's thread for each signal, until Unregister or
-  // destruction, whichever comes first. `loop` must outlive the object.
+  // destruction, whichever comes first. `loop` must outlive that.
   absl::Status Register(base::EventLoop& loop, Handler handler);
   void Unregister();
 

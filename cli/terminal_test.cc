@@ -25,7 +25,7 @@ namespace {
 
 using base::UniqueFd;
 
-constexpr int kPatienceMs = 60000;
+constexpr int kPatienceMs = 20000;
 constexpr char kCtrlA = 1;
 constexpr char kCtrlC = 3;
 
@@ -529,7 +529,7 @@ TEST_F(StreamTest, OutputArrivesInOrderFromAnyThread) {
   std::thread guest([&] {
     size_t at = 0;
     while (at < all.size()) {
-      at += Write(absl::string_view(all).substr(at, 37));
+      at += Write(absl::string_view(all).substr(at, 211));
       std::this_thread::yield();
     }
     written = true;

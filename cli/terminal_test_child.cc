@@ -6,6 +6,7 @@
 // its loop.
 
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -22,15 +23,20 @@
 namespace cloister::cli {
 namespace {
 
-int Overflow(volatile char* previous) {
+// Deeper than any stack, in a way that compilers do not see through.
+int Overflow(int depth) {
   volatile char frame[4096];
-  frame[0] = previous == nullptr ? 0 : previous[0];
-  return Overflow(frame) + frame[0];
+  frame[0] = static_cast<char>(depth);
+  if (depth == 0) return 0;
+  return Overflow(depth - 1) + frame[0];
 }
 
 class Child {
  public:
   int Run(bool graceful) {
+    auto loop = base::EventLoop::Create();
+    if (!loop.ok()) return 91;
+    loop_ = loop->get();
     std::unique_ptr<SignalSet> signals;
     if (graceful) {
       auto created =
@@ -38,9 +44,6 @@ class Child {
       if (!created.ok()) return 90;
       signals = std::move(*created);
     }
-    auto loop = base::EventLoop::Create();
-    if (!loop.ok()) return 91;
-    loop_ = loop->get();
     Terminal::Options options;
     options.on_input = [this](absl::Span<const uint8_t> bytes) {
       for (uint8_t byte : bytes) OnKey(byte);
@@ -93,8 +96,8 @@ class Child {
         ::raise(SIGSEGV);
         break;
       case 'N': {
-        int* volatile nowhere = nullptr;
-        *nowhere = 1;
+        volatile uintptr_t nowhere = 16;
+        *reinterpret_cast<volatile int*>(nowhere) = 1;
         break;
       }
       case 'A':
@@ -110,7 +113,7 @@ class Child {
         loop_->Stop();
         break;
       case 'O':
-        exit_code_ = Overflow(nullptr);
+        exit_code_ = Overflow(1 << 30);
         break;
       default:
         break;
