@@ -37,6 +37,9 @@ constexpr uint64_t kBlock = DenseLeaf::kPages;
 // that becomes ranges again. The gap keeps a block from going to and fro.
 constexpr size_t kMaxSparseRuns = 16;
 constexpr size_t kMinDenseRuns = 8;
+// With no more ranges than this in a block there cannot be too many runs after
+// a change: two more ranges at most, and gaps between all of them.
+constexpr size_t kFewRanges = (kMaxSparseRuns - 1) / 2 - 2;
 
 // Garbage is looked through when there are this many nodes and leaves of it.
 constexpr size_t kReclaimCount = 64;
@@ -57,6 +60,8 @@ struct PageSpan {
   }
 };
 
+PageSpan Span(const Entry& entry) { return {entry.first(), entry.end()}; }
+
 // The pages that have a byte in `range`.
 PageSpan TouchedPages(const GuestRange& range) {
   return {range.start().gfn().value(), range.last().gfn().value() + 1};
@@ -66,8 +71,7 @@ PageSpan TouchedPages(const GuestRange& range) {
 using Tally = std::array<uint64_t, 4>;
 
 void AddEntry(const Entry& entry, const PageSpan& within, Tally* tally) {
-  PageSpan part =
-      PageSpan{entry.first(), entry.end()}.Clip(within.first, within.end);
+  PageSpan part = Span(entry).Clip(within.first, within.end);
   if (part.size() == 0) return;
   if (!entry.is_leaf()) {
     (*tally)[entry.state()] += part.size();
@@ -165,8 +169,7 @@ class RangeReporter {
   const PageSpan& pages() const { return pages_; }
 
   bool AddEntry(const Entry& entry) {
-    PageSpan part =
-        PageSpan{entry.first(), entry.end()}.Clip(pages_.first, pages_.end);
+    PageSpan part = Span(entry).Clip(pages_.first, pages_.end);
     if (!AddRun(part.first, 0)) return false;
     if (!entry.is_leaf()) return AddRun(part.end, entry.state());
     while (next_ < part.end) {
@@ -315,24 +318,35 @@ Tally PageStateMap::Impl::Count(const PageSpan& pages) const {
 
 void PageStateMap::Impl::AddBlock(uint64_t block, const PageSpan& pages,
                                   uint8_t state, Replacement* out) {
-  DenseLeaf contents;
-  bool was_dense = false;
-  VisitEntries(
-      root_.load(std::memory_order_relaxed), block, block + kBlock,
-      [&](const Entry& entry) {
-        if (entry.is_leaf()) {
-          contents = *entry.leaf();
-          was_dense = true;
-        } else {
-          PageSpan part =
-              PageSpan{entry.first(), entry.end()}.Clip(block, block + kBlock);
-          contents.Fill(part.first - block, part.end - block, entry.state());
-        }
-        return true;
-      });
-  PageSpan part = pages.Clip(block, block + kBlock);
-  contents.Fill(part.first - block, part.end - block, state);
-  if (contents.CountRuns() > (was_dense ? kMinDenseRuns : kMaxSparseRuns)) {
+  absl::InlinedVector<Entry, kFewRanges> entries;
+  VisitEntries(root_.load(std::memory_order_relaxed), block, block + kBlock,
+               [&](const Entry& entry) {
+                 entries.push_back(entry);
+                 return true;
+               });
+  const bool was_dense = !entries.empty() && entries[0].is_leaf();
+  const PageSpan changed = pages.Clip(block, block + kBlock);
+  if (!was_dense && entries.size() <= kFewRanges) {
+    for (const Entry& entry : entries) {
+      out->AddRange(Span(entry).Clip(block, changed.first), entry.state());
+    }
+    out->AddRange(changed, state);
+    for (const Entry& entry : entries) {
+      out->AddRange(Span(entry).Clip(changed.end, block + kBlock),
+                    entry.state());
+    }
+    return;
+  }
+
+  DenseLeaf contents = was_dense ? *entries[0].leaf() : DenseLeaf();
+  if (!was_dense) {
+    for (const Entry& entry : entries) {
+      PageSpan part = Span(entry).Clip(block, block + kBlock);
+      contents.Fill(part.first - block, part.end - block, entry.state());
+    }
+  }
+  contents.Fill(changed.first - block, changed.end - block, state);
+  if (contents.HasMoreRunsThan(was_dense ? kMinDenseRuns : kMaxSparseRuns)) {
     out->AddLeaf(block, editor_.NewLeaf(contents));
     return;
   }

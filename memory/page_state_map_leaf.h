@@ -44,18 +44,13 @@ class DenseLeaf {
     return word * kPerWord + static_cast<size_t>(std::countr_zero(differs)) / 2;
   }
 
-  // How many maximal runs of equal values the leaf consists of; at least 1.
-  size_t CountRuns() const {
+  // Whether the leaf consists of more than `limit` maximal runs.
+  bool HasMoreRunsThan(size_t limit) const {
     size_t runs = 0;
-    // The page before a word's first; makes the first page start a run.
-    uint64_t previous = (words_[0] & 3) ^ 1;
-    for (uint64_t word : words_) {
-      uint64_t differs = word ^ ((word << 2) | previous);
-      runs += static_cast<size_t>(
-          std::popcount((differs | differs >> 1) & kLowBits));
-      previous = word >> 62;
+    for (size_t at = 0; at < kPages; at = RunEnd(at)) {
+      if (++runs > limit) return true;
     }
-    return runs;
+    return false;
   }
 
   // How many pages of [first, end), which is not empty, have `value`.
@@ -65,8 +60,7 @@ class DenseLeaf {
     for (size_t word = first / kPerWord; word <= (end - 1) / kPerWord; ++word) {
       uint64_t differs = words_[word] ^ pattern;
       uint64_t equal = ~(differs | differs >> 1) & kLowBits;
-      count +=
-          static_cast<size_t>(std::popcount(equal & Mask(word, first, end)));
+      count += CountLowBits(equal & Mask(word, first, end));
     }
     return count;
   }
@@ -77,6 +71,13 @@ class DenseLeaf {
 
   static constexpr int Shift(size_t page) {
     return static_cast<int>(page % kPerWord) * 2;
+  }
+  // The ones among the even bits of `bits`; the odd ones are zero. (popcount
+  // would be a library call on x86-64 without -mpopcnt.)
+  static constexpr size_t CountLowBits(uint64_t bits) {
+    bits = (bits & 0x3333333333333333) + (bits >> 2 & 0x3333333333333333);
+    bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    return bits * 0x0101010101010101 >> 56;
   }
   // The bits of `word` that belong to [first, end), which meets the word.
   static constexpr uint64_t Mask(size_t word, size_t first, size_t end) {
