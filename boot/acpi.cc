@@ -12,6 +12,7 @@
 #include "cloister/base/bytes.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/acpi_dsdt.h"
+#include "cloister/boot/aml.h"
 
 namespace cloister::boot {
 namespace {

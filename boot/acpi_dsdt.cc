@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cloister/base/status_macros.h"
+#include "cloister/memory/guest_address.h"
 
 namespace cloister::boot {
 namespace {

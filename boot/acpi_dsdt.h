@@ -3,7 +3,7 @@
 #define CLOISTER_BOOT_ACPI_DSDT_H_
 
 #include "absl/status/status.h"
-#include "cloister/boot/acpi.h"
+#include "cloister/boot/acpi_options.h"
 #include "cloister/boot/aml.h"
 
 namespace cloister::boot {
