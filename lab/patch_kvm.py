@@ -30,17 +30,18 @@ int lab_private_access(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 _ACCESS = """\
 int lab_private_access(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		       void *data, int offset, int len, bool write)
-{
+{{
 	struct page *page;
 	kvm_pfn_t pfn;
 	char *mapped;
 
-	if (!slot || !kvm_slot_has_gmem(slot))
+	if (!slot || !{has_gmem}(slot))
 		return 1;
-	if (!kvm_memslot_is_gmem_only(slot) && !kvm_mem_is_private(kvm, gfn))
+	if ({always_private}!kvm_mem_is_private(kvm, gfn))
 		return 1;
-	if (kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, &page, NULL))
+	if (kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, {page}NULL))
 		return -EFAULT;
+	page = pfn_to_page(pfn);
 	mapped = kmap_local_page(page);
 	if (write)
 		memcpy(mapped + offset, data, len);
@@ -49,8 +50,19 @@ int lab_private_access(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	kunmap_local(mapped);
 	put_page(page);
 	return 0;
-}
+}}
 """
+
+
+def _access(header):
+    """The function above in the words of a kernel version, going by its kvm_host.h."""
+    return _ACCESS.format(
+        has_gmem="kvm_slot_has_gmem" if "kvm_slot_has_gmem(" in header  # Since 6.17.
+        else "kvm_slot_can_be_private",
+        always_private="!kvm_memslot_is_gmem_only(slot) && "  # Since 6.18.
+        if "kvm_memslot_is_gmem_only(" in header else "",
+        # Since 6.13 the page is handed out beside its number.
+        page="&page, " if re.search(r"int kvm_gmem_get_pfn\([^;]*struct page \*\*", header) else "")
 
 
 def _call(kvm, slot, data, write):
@@ -74,18 +86,22 @@ _WALK = """\
 
 @dataclasses.dataclass
 class Addition:
-    """Lines to add before or after the one match of `anchor` in a file."""
+    """Lines to add before or after the one match of `anchor` in a file.
+
+    `text` is the lines, or a function that makes them of the text of kvm_host.h.
+    """
 
     path: str
     anchor: str
-    text: str
+    text: object
     before: bool = False
 
 
 ADDITIONS = (
     Addition("include/linux/kvm_host.h",
-             r"^static inline bool kvm_memslot_is_gmem_only\([^{]*\{[^}]*\}\n", _DECLARATION),
-    Addition("virt/kvm/kvm_main.c", r"^static int __kvm_read_guest_page\(", _ACCESS, before=True),
+             r"^static inline bool kvm_slot_(has_gmem|can_be_private)\([^{]*\{[^}]*\}\n",
+             _DECLARATION),
+    Addition("virt/kvm/kvm_main.c", r"^static int __kvm_read_guest_page\(", _access, before=True),
     Addition("virt/kvm/kvm_main.c",
              r"^int kvm_read_guest_page\([^{]*\{\n\tstruct kvm_memory_slot \*slot = [^;]*;\n\n",
              _call("kvm", "slot", "data", "false")),
@@ -113,13 +129,14 @@ def _strip(text):
     return re.sub(re.escape(BEGIN) + r".*?" + re.escape(END), "", text, flags=re.DOTALL)
 
 
-def _add(text, addition):
+def _add(text, addition, header):
     matches = list(re.finditer(addition.anchor, text, re.MULTILINE))
     if len(matches) != 1:
         raise PatchError(f"the lab's patch does not fit: {addition.path} has {len(matches)} "
                          f"matches of {addition.anchor!r}, not 1")
     at = matches[0].start() if addition.before else matches[0].end()
-    return text[:at] + BEGIN + addition.text + END + text[at:]
+    added = addition.text(header) if callable(addition.text) else addition.text
+    return text[:at] + BEGIN + added + END + text[at:]
 
 
 def _files():
@@ -133,11 +150,10 @@ def patched(tree):
         file = pathlib.Path(tree) / path
         if not file.exists():
             raise PatchError(f"the lab's patch does not fit: there is no {path}")
-        text = _strip(file.read_text(encoding="utf-8"))
-        for addition in ADDITIONS:
-            if addition.path == path:
-                text = _add(text, addition)
-        result[path] = text
+        result[path] = _strip(file.read_text(encoding="utf-8"))
+    header = result["include/linux/kvm_host.h"]
+    for addition in ADDITIONS:
+        result[addition.path] = _add(result[addition.path], addition, header)
     return result
 
 
@@ -161,9 +177,10 @@ def main(argv):
         return 2
     try:
         if argv[0] == "show":
-            for addition in ADDITIONS:
-                print(f"--- {addition.path}, {'before' if addition.before else 'after'} "
-                      f"{addition.anchor!r}\n{addition.text}", end="")
+            for path, text in patched(argv[1]).items():
+                for added in re.findall(re.escape(BEGIN) + "(.*?)" + re.escape(END), text,
+                                        re.DOTALL):
+                    print(f"--- {path}\n{added}", end="")
         else:
             (apply if argv[0] == "apply" else revert)(argv[1])
     except PatchError as error:

@@ -103,8 +103,10 @@ class Resolve(unittest.TestCase):
 # The least that the patch's places look like.
 TREE = {
     "include/linux/kvm_host.h":
-        "static inline bool kvm_memslot_is_gmem_only(const struct kvm_memory_slot *slot)\n"
-        "{\n\treturn 0;\n}\n",
+        "static inline bool kvm_slot_has_gmem(const struct kvm_memory_slot *slot)\n"
+        "{\n\treturn 0;\n}\n"
+        "static inline bool kvm_memslot_is_gmem_only(const struct kvm_memory_slot *slot);\n"
+        "int kvm_gmem_get_pfn(struct kvm *kvm, struct page **page, int *max_order);\n",
     "virt/kvm/kvm_main.c":
         "static int __kvm_read_guest_page(struct x *slot)\n{\n}\n"
         "int kvm_read_guest_page(struct kvm *kvm, gfn_t gfn)\n{\n"
@@ -148,6 +150,22 @@ class Patch(unittest.TestCase):
         main = self.texts()["virt/kvm/kvm_main.c"]
         self.assertLess(main.index("int lab_private_access("),
                         main.index("static int __kvm_read_guest_page("))
+
+    def test_speaks_the_words_of_the_version(self):
+        patch_kvm.apply(self.tree)
+        main = self.texts()["virt/kvm/kvm_main.c"]
+        self.assertIn("kvm_slot_has_gmem(slot)", main)
+        self.assertIn("!kvm_memslot_is_gmem_only(slot) && ", main)
+        self.assertIn("&pfn, &page, NULL", main)
+        (self.tree / "include/linux/kvm_host.h").write_text(
+            "static inline bool kvm_slot_can_be_private(const struct kvm_memory_slot *slot)\n"
+            "{\n\treturn 0;\n}\n"
+            "int kvm_gmem_get_pfn(struct kvm *kvm, kvm_pfn_t *pfn, int *max_order);\n")
+        patch_kvm.apply(self.tree)
+        main = self.texts()["virt/kvm/kvm_main.c"]
+        self.assertIn("kvm_slot_can_be_private(slot)", main)
+        self.assertNotIn("kvm_memslot_is_gmem_only", main)
+        self.assertIn("&pfn, NULL", main)
 
     def test_missing_place_fails_and_changes_nothing(self):
         path = self.tree / "virt/kvm/kvm_main.c"
