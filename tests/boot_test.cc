@@ -38,7 +38,7 @@ struct Options {
   std::string guest = "DEBIAN_6_1";
   int cpus = 1;
   std::string backend = "off";
-  std::string append;  // "cloister.test=echo"
+  std::string append = "";  // "cloister.test=echo"
   std::vector<std::string> more = {};
 };
 
