@@ -62,8 +62,9 @@ TEST(MeasurementTest, IsRepeatable) {
 TEST(MeasurementTest, EveryByteOfEveryPieceCounts) {
   std::set<std::string> digests = {DigestOf(Sample())};
   size_t expected = 1;
-  for (size_t piece = 0; piece < Sample().pieces.size(); ++piece) {
-    absl::Span<const uint8_t> data = Sample().pieces[piece].data.span();
+  const shim::LaunchOptions sample = Sample();
+  for (size_t piece = 0; piece < sample.pieces.size(); ++piece) {
+    absl::Span<const uint8_t> data = sample.pieces[piece].data.span();
     for (size_t i = 0; i < data.size(); ++i) {
       shim::LaunchOptions options = Sample();
       std::vector<uint8_t> bytes(data.begin(), data.end());
