@@ -100,8 +100,8 @@ std::string Replay(const PageStateModel& cuts,
   return "";
 }
 
-// Runs `count` random operations with spot checks, and a full check at the end.
-// What went wrong, with the shortest sequence that shows it; or "".
+// Runs `count` random operations with spot checks, and a full check now and
+// then. What went wrong, with the shortest sequence that shows it; or "".
 template <typename Map>
 std::string Episode(std::mt19937_64& random, size_t count) {
   PageStateModel model(Cuts(random));
@@ -114,6 +114,7 @@ std::string Episode(std::mt19937_64& random, size_t count) {
     ModelOp look = RandomOp(model, random);
     if (wrong.empty()) wrong = model.CompareRange(map, look.first, look.end);
     if (wrong.empty()) wrong = model.ComparePage(map, look.first, true);
+    if (wrong.empty() && ops.size() % 500 == 0) wrong = model.Compare(map);
   }
   if (wrong.empty()) wrong = model.Compare(map);
   if (wrong.empty()) return "";

@@ -118,6 +118,17 @@ TEST_F(TreeTest, DrainedFromOneEndItKeepsItsShape) {
   EXPECT_EQ(Height(root_), 0u);
 }
 
+TEST_F(TreeTest, ThinnedOutItMergesItsNodes) {
+  for (uint64_t i = 0; i < 5000; ++i) Replace(2 * i, 2 * i + 2, 1);
+  for (uint64_t i = 0; i < 5000; ++i) {
+    if (i % 40 != 0) Replace(2 * i, 2 * i + 1, 0);
+  }
+  ExpectEqual();
+  EXPECT_EQ(model_.size(), 125u);
+  EXPECT_EQ(Height(root_), 1u);
+  EXPECT_LE(editor_.bytes(), 125u * 20);
+}
+
 TEST_F(TreeTest, OldTreeOutlivesTheChange) {
   Replace(0, 2000, 1000);
   const Node* old = root_;
