@@ -302,7 +302,10 @@ std::optional<RunEnd> Runner::OnRunError(const absl::Status& error) {
     ++no_memory_in_a_row_;
     return std::nullopt;
   }
-  return Fail(RunEnd::Kind::kError, error.code(), error.message());
+  // It names the vCPU and its RIP already.
+  RunEnd end = Fail(RunEnd::Kind::kError, error.code(), "");
+  end.status = error;
+  return end;
 }
 
 // --- exits ---

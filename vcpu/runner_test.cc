@@ -37,7 +37,11 @@ int KickSignal() { return SIGRTMIN + 1; }
 // what a test reads while the vCPU is paused must be ordered by the Runner.
 class Recorder : public ExitHandler {
  public:
-  uint64_t PageStateGeneration() override { return ++generation; }
+  uint64_t PageStateGeneration() override {
+    entries.fetch_add(1);
+    if (before_entry) before_entry();
+    return ++generation;
+  }
   void OnPortRead(uint16_t port, absl::Span<uint8_t> data) override {
     Log(absl::StrCat("in ", port, " ", data.size(), " over ", data[0]));
     for (uint8_t& byte : data) byte = next_byte++;
@@ -90,6 +94,7 @@ class Recorder : public ExitHandler {
     return DefaultVerdict(event);
   }
 
+  std::atomic<uint64_t> entries = 0;  // Into KVM_RUN.
   uint64_t generation = 0;
   uint8_t next_byte = 1;
   uint64_t hypercall_result = 0;
@@ -97,6 +102,7 @@ class Recorder : public ExitHandler {
   absl::Status fault_status;
   bool msr_ok = true;
   std::function<void()> hook;
+  std::function<void()> before_entry;
   std::vector<std::string> log;
 
  private:
@@ -388,8 +394,10 @@ TEST_F(RunnerTest, BareEfaultIsAnErrorWhateverTheExitReasonWas) {
   fake_.QueueRunErrno(EFAULT);
   RunEnd end = RunQueued();
   EXPECT_EQ(end.kind, RunEnd::Kind::kError);
-  EXPECT_THAT(std::string(end.status.message()),
-              AllOf(HasSubstr("KVM_RUN"), HasSubstr("EFAULT")));
+  EXPECT_THAT(
+      std::string(end.status.message()),
+      AllOf(HasSubstr("KVM_RUN(vCPU 0) at RIP 0x"), HasSubstr("EFAULT")));
+  EXPECT_THAT(end.registers, HasSubstr("rip="));
   EXPECT_EQ(recorder_.log.size(), 1u);
 }
 
@@ -534,6 +542,31 @@ TEST_F(RunnerTest, HandlerMayAskForTheEnd) {
 
 // --- pausing ---
 
+// Lets a resumed vCPU get to different places before it is disturbed again:
+// through its next entry, or some moments more or less.
+class Disturber {
+ public:
+  explicit Disturber(const Recorder& guest) : guest_(guest) {}
+
+  // Call while the vCPU is paused.
+  void NoteEntries() { entries_ = guest_.entries; }
+  // Call after it was resumed.
+  void LetRun(int round) {
+    if (round % 2 == 0) {
+      while (guest_.entries == entries_) std::this_thread::yield();
+    }
+    state_ = state_ * 6364136223846793005 + 1442695040888963407;
+    for (uint64_t i = 0; i < state_ >> 56; ++i) {
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+    }
+  }
+
+ private:
+  const Recorder& guest_;
+  uint64_t entries_ = 0;
+  uint64_t state_ = 1;
+};
+
 TEST_F(RunnerTest, PauseCompletesThePendingExit) {
   fake_.SetBlockWhenIdle(true);
   std::unique_ptr<Runner> runner = MakeRunner();
@@ -582,8 +615,11 @@ TEST_F(RunnerTest, PausedVcpuIsTheOwners) {
   fake_.SetBlockWhenIdle(true);
   std::unique_ptr<Runner> runner = MakeRunner();
   ASSERT_OK(runner->Start());
+  Disturber disturber(recorder_);
   for (uint64_t i = 1; i <= 100; ++i) {
+    disturber.LetRun(0);
     ASSERT_TRUE(runner->Pause());
+    disturber.NoteEntries();
     ASSERT_TRUE(runner->paused());
     kvm::Registers registers;
     registers.rax = i;
@@ -641,20 +677,19 @@ class BusyGuest : public Recorder {
 TEST_F(RunnerTest, PausedMeansPausedThousandsOfTimes) {
   BusyGuest guest(fake_, 0);
   std::unique_ptr<Runner> runner = MakeRunner(guest, 0);
+  Disturber disturber(guest);
   ASSERT_OK(runner->Start());
-  uint64_t last = 0;
-  int advanced = 0;
-  for (int i = 0; i < 5000; ++i) {
+  for (int i = 0; i < 2000; ++i) {
+    disturber.LetRun(i);
     ASSERT_TRUE(runner->Pause());
-    uint64_t now = guest.writes;
-    advanced += now > last;
-    last = now;
+    disturber.NoteEntries();
+    uint64_t writes = guest.writes;
     std::this_thread::yield();
-    ASSERT_EQ(guest.writes, now);
+    ASSERT_EQ(guest.writes, writes);
     runner->Resume();
   }
   EXPECT_EQ(runner->Stop().kind, RunEnd::Kind::kStopped);
-  EXPECT_GT(advanced, 0) << "and it runs in between";
+  EXPECT_GE(guest.entries, 1000u) << "and it runs in between";
 }
 
 // The fake returns from a blocked KVM_RUN only for immediate_exit or a signal:
@@ -662,9 +697,29 @@ TEST_F(RunnerTest, PausedMeansPausedThousandsOfTimes) {
 TEST_F(RunnerTest, NoKickIsLostOnABlockedVcpu) {
   fake_.SetBlockWhenIdle(true);
   std::unique_ptr<Runner> runner = MakeRunner();
+  Disturber disturber(recorder_);
   ASSERT_OK(runner->Start());
-  for (int i = 0; i < 5000; ++i) {
+  for (int i = 0; i < 10000; ++i) {
+    disturber.LetRun(i);
     ASSERT_TRUE(runner->Pause());
+    disturber.NoteEntries();
+    runner->Resume();
+  }
+  EXPECT_EQ(runner->Stop().kind, RunEnd::Kind::kStopped);
+  EXPECT_GE(runner->kicks(), 5000u);
+}
+
+// The signal is spent on the way to KVM_RUN: only immediate_exit, which must
+// not be cleared there any more, keeps it from blocking.
+TEST_F(RunnerTest, KickJustBeforeEntryIsNotLost) {
+  fake_.SetBlockWhenIdle(true);
+  std::unique_ptr<Runner> runner = MakeRunner();
+  recorder_.before_entry = [&runner] { runner->RequestPause(); };
+  ASSERT_OK(runner->Start());
+  for (uint64_t i = 1; i <= 100; ++i) {
+    while (!runner->WaitPaused()) std::this_thread::yield();
+    EXPECT_EQ(recorder_.entries, i);
+    EXPECT_EQ(runner->kicks(), i);
     runner->Resume();
   }
   EXPECT_EQ(runner->Stop().kind, RunEnd::Kind::kStopped);
@@ -727,7 +782,8 @@ TEST_F(RunnerTest, ManyThreadsMayAskAtOnce) {
 TEST_F(RunnerTest, StopRacesWithPauseResumeAndStart) {
   fake_.SetBlockWhenIdle(true);
   for (uint32_t i = 0; i < 300; ++i) {
-    std::unique_ptr<Runner> runner = MakeRunner(i);
+    Recorder recorder;
+    std::unique_ptr<Runner> runner = MakeRunner(recorder, i);
     std::atomic<int> ready = 0;
     auto meet = [&ready] {
       ++ready;
@@ -738,8 +794,10 @@ TEST_F(RunnerTest, StopRacesWithPauseResumeAndStart) {
       runner->Pause();
       runner->Resume();
     });
-    std::thread stopper([&] {
+    std::thread stopper([&, i] {
       meet();
+      // Half of them after it has been in KVM_RUN.
+      while (i % 2 == 0 && recorder.entries == 0) std::this_thread::yield();
       EXPECT_EQ(runner->Stop().kind, RunEnd::Kind::kStopped);
     });
     meet();
@@ -758,7 +816,9 @@ TEST_F(RunnerTest, WholeVmPausesTogether) {
     runners.push_back(MakeRunner(*guests[i], i));
     ASSERT_OK(runners[i]->Start());
   }
-  for (int i = 0; i < 300; ++i) {
+  Disturber disturber(*guests[3]);
+  for (int i = 0; i < 200; ++i) {
+    disturber.LetRun(i);
     for (auto& runner : runners) runner->RequestPause();
     for (auto& runner : runners) ASSERT_TRUE(runner->WaitPaused());
     uint64_t sum = 0;
@@ -766,6 +826,7 @@ TEST_F(RunnerTest, WholeVmPausesTogether) {
     std::this_thread::yield();
     for (auto& guest : guests) sum -= guest->writes;
     ASSERT_EQ(sum, 0u);
+    disturber.NoteEntries();
     for (auto& runner : runners) runner->Resume();
   }
 }
