@@ -33,7 +33,8 @@ class FdtCursor {
     // Version 17, readable as 16, boot CPU 0.
     if (Load(20) != 17 || Load(24) != 16 || Load(28) != 0) return;
     // The blocks in the order in which libfdt writes them, without gaps.
-    if (total < kBlocks || reservations != kReservations || structure != kBlocks) {
+    if (total < kBlocks || reservations != kReservations ||
+        structure != kBlocks) {
       return;
     }
     if (structure_size % 4 != 0 || structure_size > total - structure) return;
