@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cloister/cli/exit_code.h"
@@ -149,6 +150,15 @@ struct Parser {
     }
   }
 
+  // What is wrong with the arguments, in one line.
+  std::string Mistake(absl::string_view what) const {
+    if (app.get_subcommands().empty() && !app.remaining().empty()) {
+      return absl::StrCat("unknown command or option \"",
+                          absl::CHexEscape(app.remaining().front()), "\"");
+    }
+    return OneLine(what);
+  }
+
   Command Chosen() const {
     if (measure->parsed()) return Command::kMeasure;
     if (doctor->parsed()) return Command::kDoctor;
@@ -172,8 +182,8 @@ ParseResult ParseCommandLine(int argc, const char* const* argv) {
     return result;
   } catch (const CLI::ParseError& error) {
     result.exit_code = kExitUsage;
-    result.output =
-        absl::StrCat("cloister: ", OneLine(error.what()), " (try --help)\n");
+    result.output = absl::StrCat("cloister: ", parser.Mistake(error.what()),
+                                 " (try --help)\n");
     return result;
   }
   parser.result.command = parser.Chosen();

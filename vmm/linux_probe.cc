@@ -35,11 +35,12 @@ constexpr uint64_t kStackTop = 0x4000;
 constexpr uint64_t kCode = 0x4000;
 constexpr uint64_t kUdHandler = 0x4100;
 constexpr uint64_t kPfHandler = 0x4200;
+constexpr uint64_t kBpHandler = 0x4300;
 constexpr uint64_t kPageTables = 0x10000;
 constexpr uint16_t kPort = 0xf0;
 
 // What the guest reports, in order.
-constexpr uint8_t kTookUd = 1, kTookPf = 2, kDone = 3;
+constexpr uint8_t kTookUd = 1, kTookPf = 2, kTookBp = 3, kDone = 4;
 
 constexpr uint8_t kMainCode[] = {
     0x0f, 0x0b,                                       // ud2
@@ -61,6 +62,12 @@ constexpr uint8_t kPfCode[] = {
     0x48, 0x83,    0xc4, 0x08,        // add rsp, 8: the error code
     0x48, 0x83,    0x04, 0x24, 0x08,  // add qword [rsp], 8: past the mov
     0x48, 0xcf,                       // iretq
+};
+
+constexpr uint8_t kBpCode[] = {
+    0xb0, kTookBp,  // mov al, 3
+    0xe6, kPort,    // out 0xf0, al
+    0x48, 0xcf,     // iretq
 };
 
 // Notes the guest's reports; the rest of the machine is empty.
@@ -113,6 +120,7 @@ void SetGate(std::vector<uint8_t>& idt, int vector, uint64_t handler) {
 absl::Status PlaceGuest(GuestMemory& memory, vcpu::LongModeEntry* entry) {
   std::vector<uint8_t> gdt = vcpu::BuildBootGdt();
   std::vector<uint8_t> idt(16 * 32);
+  SetGate(idt, 3, kBpHandler);
   SetGate(idt, 6, kUdHandler);
   SetGate(idt, 14, kPfHandler);
   vcpu::PageTableOptions tables;
@@ -169,7 +177,8 @@ absl::Status Judge(int reports, const vcpu::RunEnd& end,
   if (reports == kDone) return absl::OkStatus();
   const char* missing = reports < kTookUd   ? "#UD"
                         : reports < kTookPf ? "#PF"
-                                            : "the return from #PF";
+                        : reports < kTookBp ? "#BP"
+                                            : "the return from #BP";
   std::string why = end.status.ok()
                         ? absl::StrCat("nothing within ", limit.count(), " ms")
                         : std::string(end.status.message());
