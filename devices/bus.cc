@@ -179,10 +179,10 @@ void Bus::ReportUnknown(absl::string_view access, uint64_t address,
     if (!logged_.insert(address).second) return;
     last_one = logged_.size() == kMaxLogged;
   }
-  log_.Info(absl::StrCat(access, " unknown ",
-                         space_ == Space::kPio ? "port" : "address", " 0x",
-                         absl::Hex(address), ", ", size, " bytes",
-                         last_one ? "; further ones are only counted" : ""));
+  log_.Debug(absl::StrCat(access, " unknown ",
+                          space_ == Space::kPio ? "port" : "address", " 0x",
+                          absl::Hex(address), ", ", size, " bytes",
+                          last_one ? "; further ones are only counted" : ""));
 }
 
 Bus::Counters Bus::counters() const {

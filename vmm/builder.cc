@@ -63,6 +63,7 @@ class VmBuilder {
 
  private:
   absl::Status OpenHost(kvm::Syscalls& syscalls);
+  absl::Status CheckCpus();
   absl::Status Plan();
   absl::Status CreateVm();
   absl::Status CreateMemoryStates();
@@ -98,6 +99,7 @@ class VmBuilder {
 absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
   ASSIGN_OR_RETURN(kvm::System system, kvm::System::Open(syscalls));
   system_ = std::move(system);
+  RETURN_IF_ERROR(CheckCpus());
   ASSIGN_OR_RETURN(supported_, system_->SupportedCpuid());
   vmmcall_ = vcpu::UsesVmmcall(supported_);
   if (config_.confidential.backend != confidential::BackendChoice::kOff) {
@@ -116,6 +118,18 @@ absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
   return absl::OkStatus();
 }
 
+absl::Status VmBuilder::CheckCpus() {
+  vcpu::CpuLimits limits;
+  limits.max_vcpus = system_->MaxVcpus();
+  const int max_id = system_->CheckExtension(kvm::Capability::kMaxVcpuId);
+  limits.max_vcpu_id = max_id > 0 ? max_id : limits.max_vcpus;
+  absl::Status status =
+      vcpu::ValidateTopology(TopologyOf(config_.cpus), limits);
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("--cpus: ", status.message()));
+}
+
 absl::Status VmBuilder::Plan() {
   std::optional<ConfidentialLaunch> confidential;
   if (kind_ != BackendKind::kOff) {
@@ -131,11 +145,6 @@ absl::Status VmBuilder::Plan() {
         absl::StrCat("--memory: ", FormatSize(config_.memory.bytes),
                      " do not fit below guest-physical address bit ", bits));
   }
-  vcpu::CpuLimits limits;
-  limits.max_vcpus = system_->MaxVcpus();
-  const int max_id = system_->CheckExtension(kvm::Capability::kMaxVcpuId);
-  limits.max_vcpu_id = max_id > 0 ? max_id : limits.max_vcpus;
-  RETURN_IF_ERROR(vcpu::ValidateTopology(plan.topology, limits));
   plan_ = std::move(plan);
   Reached("kernel loaded");
   return absl::OkStatus();

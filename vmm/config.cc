@@ -12,6 +12,8 @@ namespace {
 // The builder checks again against the C-bit, once that is known.
 constexpr uint64_t kMaxMemory = uint64_t{1} << 40;
 constexpr size_t kMaxIdLength = 64;
+// KVM's own limit on x86; a host may have a lower one, which the builder asks.
+constexpr uint32_t kMaxCpus = 4096;
 
 absl::Status ValidateMemory(const MemoryConfig& memory) {
   if (memory.bytes % memory::kPageSize != 0) {
@@ -27,8 +29,9 @@ absl::Status ValidateMemory(const MemoryConfig& memory) {
 }
 
 absl::Status ValidateCpus(const CpuConfig& cpus) {
-  if (cpus.count == 0) {
-    return absl::InvalidArgumentError("--cpus: at least 1");
+  if (cpus.count == 0 || cpus.count > kMaxCpus) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--cpus: ", cpus.count, " is not between 1 and ", kMaxCpus));
   }
   if (cpus.threads_per_core == 0 || cpus.count % cpus.threads_per_core != 0) {
     return absl::InvalidArgumentError(

@@ -17,13 +17,6 @@ namespace {
 using memory::GuestAddress;
 using memory::GuestRange;
 
-vcpu::CpuTopology TopologyOf(const CpuConfig& config) {
-  vcpu::CpuTopology topology;
-  topology.count = config.count;
-  topology.threads_per_core = config.threads_per_core;
-  return topology;
-}
-
 std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
   std::vector<uint32_t> ids;
   for (uint32_t i = 0; i < topology.count; ++i) {
@@ -66,6 +59,13 @@ absl::StatusOr<shim::LaunchOptions> PlanShim(const VmConfig& config,
 }
 
 }  // namespace
+
+vcpu::CpuTopology TopologyOf(const CpuConfig& config) {
+  vcpu::CpuTopology topology;
+  topology.count = config.count;
+  topology.threads_per_core = config.threads_per_core;
+  return topology;
+}
 
 absl::StatusOr<LaunchPlan> PlanLaunch(
     const VmConfig& config,

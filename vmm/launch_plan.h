@@ -14,6 +14,9 @@
 
 namespace cloister::vmm {
 
+// The topology that `config` asks for; vcpu::ValidateTopology judges it.
+vcpu::CpuTopology TopologyOf(const CpuConfig& config);
+
 // What a VM starts from, as far as its configuration decides it. `cloister
 // measure` makes one without /dev/kvm, a run makes the same one.
 struct LaunchPlan {

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a user's mistakes get from `cloister run`: one line that names the file,
+// the option or the capability, exit code 1 (2 for the command line itself), no
+// guest started and no core file.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/boot/fake_kernel.h"
+#include "cloister/tests/guest_process.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::tests {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class BadInputTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+      GTEST_SKIP() << "no /dev/kvm here that this user may open";
+    }
+  }
+
+  std::string File(const std::string& name, const std::string& content) {
+    std::string path = absl::StrCat(::testing::TempDir(), "/", name);
+    std::ofstream(path, std::ios::binary) << content;
+    return path;
+  }
+
+  // Runs `cloister run` with `options`; expects `code` and a single line of
+  // output that has `named` in it.
+  void ExpectOneLine(const std::vector<std::string>& options, int code,
+                     const std::string& named) {
+    std::vector<std::string> argv = {"cli/cloister", "run"};
+    argv.insert(argv.end(), options.begin(), options.end());
+    ASSERT_OK_AND_ASSIGN(auto process, GuestProcess::Start(argv));
+    ASSERT_OK_AND_ASSIGN(int exit_code, process->Wait());
+    const std::string& text = process->output();
+    EXPECT_EQ(exit_code, code) << text;
+    EXPECT_THAT(text, StartsWith("cloister: "));
+    EXPECT_THAT(text, HasSubstr(named));
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+    EXPECT_EQ(::access("core", F_OK), -1);
+  }
+
+  // A kernel that loads but never gets to run here.
+  std::string GoodKernel() {
+    std::string content(reinterpret_cast<const char*>(elf_.data()),
+                        elf_.size());
+    return File("vmlinux", content);
+  }
+
+  const std::vector<uint8_t> elf_ = boot::MakeVmlinux();
+};
+
+TEST_F(BadInputTest, MissingKernel) {
+  ExpectOneLine({"--kernel", "/no/such/vmlinuz", "--confidential", "off"}, 1,
+                "/no/such/vmlinuz");
+}
+
+TEST_F(BadInputTest, KernelIsADirectory) {
+  ExpectOneLine({"--kernel", "/", "--confidential", "off"}, 1, "/");
+}
+
+TEST_F(BadInputTest, KernelIsNoKernel) {
+  ExpectOneLine({"--kernel", File("text", std::string(5000, 'x')),
+                 "--confidential", "off"},
+                1, "text");
+}
+
+TEST_F(BadInputTest, EmptyKernel) {
+  ExpectOneLine({"--kernel", File("empty", ""), "--confidential", "off"}, 1,
+                "empty");
+}
+
+TEST_F(BadInputTest, TruncatedKernel) {
+  std::string whole(reinterpret_cast<const char*>(elf_.data()), elf_.size());
+  ExpectOneLine({"--kernel", File("short", whole.substr(0, whole.size() / 2)),
+                 "--confidential", "off"},
+                1, "short");
+}
+
+TEST_F(BadInputTest, WrongArchitecture) {
+  std::string arm(reinterpret_cast<const char*>(elf_.data()), elf_.size());
+  arm[18] = static_cast<char>(183);  // e_machine: EM_AARCH64
+  ExpectOneLine({"--kernel", File("arm64", arm), "--confidential", "off"}, 1,
+                "arm64");
+}
+
+TEST_F(BadInputTest, MissingInitrd) {
+  ExpectOneLine({"--kernel", GoodKernel(), "--initrd", "/no/initrd",
+                 "--confidential", "off"},
+                1, "/no/initrd");
+}
+
+TEST_F(BadInputTest, InitrdThatDoesNotFit) {
+  std::string path = File("big-initrd", "x");
+  ASSERT_EQ(::truncate(path.c_str(), 64 << 20), 0);
+  ExpectOneLine({"--kernel", GoodKernel(), "--initrd", path, "--memory", "32M",
+                 "--confidential", "off"},
+                1, "initrd");
+}
+
+TEST_F(BadInputTest, Memory) {
+  for (const char* size : {"0", "4097", "1M"}) {
+    ExpectOneLine(
+        {"--kernel", GoodKernel(), "--memory", size, "--confidential", "off"},
+        1, "--memory");
+  }
+  ExpectOneLine({"--kernel", GoodKernel(), "--memory", "lots"}, 2, "lots");
+}
+
+TEST_F(BadInputTest, TooManyCpus) {
+  ExpectOneLine(
+      {"--kernel", GoodKernel(), "--cpus", "100000", "--confidential", "off"},
+      1, "CPU");
+  ExpectOneLine(
+      {"--kernel", GoodKernel(), "--cpus", "0", "--confidential", "off"}, 1,
+      "--cpus");
+}
+
+TEST_F(BadInputTest, CommandLineTooLong) {
+  ExpectOneLine({"--kernel", GoodKernel(), "--append", std::string(70000, 'a'),
+                 "--confidential", "off"},
+                1, "command line");
+}
+
+TEST_F(BadInputTest, UnknownOptionAndBackend) {
+  ExpectOneLine({"--kernel", GoodKernel(), "--frobnicate"}, 2, "--frobnicate");
+  ExpectOneLine({"--kernel", GoodKernel(), "--confidential", "magic"}, 2,
+                "magic");
+}
+
+}  // namespace
+}  // namespace cloister::tests
