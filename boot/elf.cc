@@ -142,6 +142,9 @@ absl::StatusOr<std::vector<Load>> ReadSegments(const SharedBytes& file,
     if (headers[i].p_type == PT_INTERP) {
       return Invalid("a program that needs a dynamic linker, not a kernel");
     }
+    if (headers[i].p_type == PT_TLS) {
+      return Invalid("a program with thread-local storage, not a kernel");
+    }
     bool empty = headers[i].p_memsz == 0 && headers[i].p_filesz == 0;
     if (headers[i].p_type != PT_LOAD || empty) continue;
     ASSIGN_OR_RETURN(Load load, ReadSegment(file, i, headers[i]));

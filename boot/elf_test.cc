@@ -116,6 +116,8 @@ TEST(ElfTest, RefusesWhatIsNoKernel) {
               IsInvalid("not an executable"));
   EXPECT_THAT(ParseChanged([](auto& f) { Segment(f, 1)->p_type = PT_INTERP; }),
               IsInvalid("dynamic linker"));
+  EXPECT_THAT(ParseChanged([](auto& f) { Segment(f, 1)->p_type = PT_TLS; }),
+              IsInvalid("thread-local"));
   EXPECT_THAT(ParseChanged([](auto& f) {
                 Segment(f, 0)->p_type = PT_NOTE;
                 Segment(f, 1)->p_type = PT_NOTE;

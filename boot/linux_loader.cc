@@ -52,6 +52,14 @@ absl::StatusOr<KernelImage> ReadKernel(const std::string& path) {
   return kernel;
 }
 
+// `data` without the zeroes at its end, which need neither be copied nor
+// hashed: Linux stores some 10 MiB of BSS in its ELF image.
+SharedBytes WithoutTrailingZeroes(const SharedBytes& data) {
+  size_t size = data.size();
+  while (size > 0 && data.data()[size - 1] == 0) --size;
+  return *data.Slice(0, size);
+}
+
 absl::Status AddKernel(const std::string& path, const ElfKernel& kernel,
                        LaunchImage* image) {
   const ElfSegment& top = kernel.segments.back();
@@ -60,12 +68,14 @@ absl::Status AddKernel(const std::string& path, const ElfKernel& kernel,
     uint64_t end =
         image->usable().empty() ? 0 : image->usable().back().last().value() + 1;
     return absl::ResourceExhaustedError(absl::StrCat(
-        "kernel ", path, ": needs memory up to 0x", absl::Hex(last),
-        ", the guest's ends at 0x", absl::Hex(end)));
+        "kernel ", path, ": needs memory up to 0x", absl::Hex(last), " (",
+        (last >> 20) + 1, " MiB), the guest's ends at 0x", absl::Hex(end), " (",
+        end >> 20, " MiB)"));
   }
   for (const ElfSegment& segment : kernel.segments) {
-    absl::Status added = image->Add({PieceType::kKernelSegment, segment.gpa,
-                                     segment.data, segment.memory_size});
+    absl::Status added =
+        image->Add({PieceType::kKernelSegment, segment.gpa,
+                    WithoutTrailingZeroes(segment.data), segment.memory_size});
     if (!added.ok()) return Annotate(absl::StrCat("kernel ", path), added);
   }
   return absl::OkStatus();

@@ -173,6 +173,19 @@ TEST(LoadLinuxTest, EveryFormatGivesTheSameKernel) {
   }
 }
 
+TEST(LoadLinuxTest, ZeroesAtASegmentsEndAreLeftToTheMemory) {
+  std::vector<FakeSegment> segments = LinuxLikeSegments();
+  segments[1].data.resize(0x1000);
+  segments.push_back({0x1300000, 0, std::vector<uint8_t>(16), 16});
+  LinuxLoadOptions options = Options();
+  options.kernel_path = WriteFile("vmlinux", MakeElf(segments, 0x1000000));
+  ASSERT_OK_AND_ASSIGN(LaunchImage image, LoadLinux(options));
+  EXPECT_EQ(image.pieces()[1].data.size(), 32u);
+  EXPECT_EQ(image.pieces()[1].memory_size, 0x1000u);
+  EXPECT_EQ(image.pieces()[2].data.size(), 0u);
+  EXPECT_EQ(image.pieces()[2].memory_size, 16u);
+}
+
 TEST(LoadLinuxTest, InitrdAndAcpiAreOptional) {
   LinuxLoadOptions options = Options();
   options.initrd_path.clear();
@@ -208,8 +221,8 @@ TEST(LoadLinuxTest, AKernelThatDoesNotFitNamesBothAddresses) {
   options.memory.ram = {Range(0, 18 * kMiB)};
   EXPECT_THAT(LoadLinux(options),
               IsError(kExhausted, "kernel " + options.kernel_path + ": ",
-                      "needs memory up to 0x1200fff, the guest's ends at "
-                      "0x1200000"));
+                      "needs memory up to 0x1200fff (19 MiB), the guest's ends "
+                      "at 0x1200000 (18 MiB)"));
   options.memory.ram = {Range(0, 64 * kMiB)};
   options.memory.reserved = {{Range(17 * kMiB, 19 * kMiB), E820Type::kRam}};
   EXPECT_THAT(LoadLinux(options),
