@@ -346,6 +346,39 @@ TEST_F(NativeTest, GuestSeesItsCpuid) {
   EXPECT_EQ(Load(kData + 8), uint64_t{0x40000001} << 32 | 0x4b4d564b);
 }
 
+// A guest that enables every state component it is offered must find the size
+// it was promised, or Linux reports an "XSAVE consistency problem".
+TEST_F(NativeTest, XsaveAreaHasThePromisedSize) {
+  ASSERT_OK_AND_ASSIGN(std::vector<kvm::CpuidEntry> supported,
+                       system_->SupportedCpuid());
+  ASSERT_OK_AND_ASSIGN(std::vector<kvm::CpuidEntry> cpuid,
+                       BuildCpuid(supported, {}, {}, 0));
+  bool xsave = false;
+  for (const kvm::CpuidEntry& entry : cpuid) xsave |= entry.function == 0xd;
+  if (!xsave) GTEST_SKIP() << "skipped: this KVM offers no XSAVE";
+  Runner* runner = MakeRunner({
+      0x0f, 0x20, 0xe0,                          // mov rax, cr4
+      0x0d, 0x00, 0x00, 0x04, 0x00,              // or eax, OSXSAVE
+      0x0f, 0x22, 0xe0,                          // mov cr4, rax
+      0xb8, 0x0d, 0x00, 0x00, 0x00,              // mov eax, 0xd
+      0x31, 0xc9,                                // xor ecx, ecx
+      0x0f, 0xa2,                                // cpuid
+      0x31, 0xd2,                                // xor edx, edx
+      0x31, 0xc9,                                // xor ecx, ecx
+      0x0f, 0x01, 0xd1,                          // xsetbv
+      0xb8, 0x0d, 0x00, 0x00, 0x00,              // mov eax, 0xd
+      0x31, 0xc9,                                // xor ecx, ecx
+      0x0f, 0xa2,                                // cpuid
+      0x89, 0x1c, 0x25, 0x00, 0x90, 0x00, 0x00,  // mov [0x9000], ebx
+      0x89, 0x0c, 0x25, 0x04, 0x90, 0x00, 0x00,  // mov [0x9004], ecx
+      0xf4,                                      // hlt
+  });
+  RunEnd end = RunToEnd(runner);
+  EXPECT_EQ(end.kind, RunEnd::Kind::kHalted) << end.status << end.registers;
+  uint32_t enabled = Load(kData) & 0xffffffff;
+  EXPECT_EQ(enabled, Load(kData) >> 32);
+}
+
 TEST_F(NativeTest, TripleFaultIsNamed) {
   Runner* runner = MakeRunner({0x0f, 0x0b});  // ud2, without an IDT
   RunEnd end = RunToEnd(runner);
