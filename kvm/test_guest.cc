@@ -138,6 +138,8 @@ TestCode& TestCode::OutEax() { return Add({0xef}); }
 TestCode& TestCode::InAl() { return Add({0xec}); }
 TestCode& TestCode::Hlt() { return Add({0xf4}); }
 TestCode& TestCode::JumpToSelf() { return Add({0xeb, 0xfe}); }
+TestCode& TestCode::LoadRaxForEver() { return LoadRax().Add({0xeb, 0xfb}); }
+TestCode& TestCode::Vmmcall() { return Add({0x0f, 0x01, 0xd9}); }
 TestCode& TestCode::Wrmsr() { return Add({0x0f, 0x30}); }
 
 }  // namespace cloister::kvm

@@ -59,7 +59,9 @@ class TestCode {
   TestCode& InAl();       // in al, dx
   TestCode& Hlt();
   TestCode& JumpToSelf();
-  TestCode& Wrmsr();  // msr ecx: set by MovEcx
+  TestCode& LoadRaxForEver();  // again: rax = [rdx]; jmp again
+  TestCode& Wrmsr();           // msr ecx: set by MovEcx
+  TestCode& Vmmcall();
   TestCode& MovEcx(uint32_t value);
 
   const std::vector<uint8_t>& bytes() const { return bytes_; }

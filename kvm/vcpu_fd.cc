@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/kvm/vcpu_fd.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -132,6 +133,8 @@ absl::StatusOr<uint64_t> VcpuFd::PreFaultMemory(
       if (request.size >= before) error = EIO;
     } else if (errno != EAGAIN || ++retries > kMaxPreFaultRetries) {
       error = errno;
+    } else {
+      sched_yield();  // whoever changes the slot goes first
     }
   }
   uint64_t done = range.size() - std::min(request.size, range.size());

@@ -105,7 +105,9 @@ class VcpuFd {
   // (KVM_PRE_FAULT_MEMORY, Linux 6.11). Retries EINTR and EAGAIN, the latter a
   // bounded number of times. Returns the bytes done, less than asked only when
   // KVM failed after some progress; an error when it failed before any:
-  // Unimplemented, NotFound (no slot there), Internal.
+  // Unimplemented; NotFound (a shared page without a slot); Internal with
+  // EFAULT (a private page without memory behind it); Unavailable (EAGAIN:
+  // slots keep changing).
   absl::StatusOr<uint64_t> PreFaultMemory(
       const memory::GuestRange& range) const;
 
