@@ -452,7 +452,7 @@ TEST_P(ShimBootTest, RefusesWhenTheReportIsTurnedDown) {
 // Flips bits of view A from a second thread until told to stop.
 class Flipper {
  public:
-  // `lasting` flips stay; others are undone at once.
+  // `lasting` flips stay; others are undone after a while.
   Flipper(uint8_t* memory, std::vector<Range> ranges, bool lasting,
           uint32_t seed)
       : thread_([=, this, ranges = std::move(ranges)] {
@@ -463,7 +463,14 @@ class Flipper {
                 memory + range.gpa + random() % range.size);
             uint8_t bit = static_cast<uint8_t>(1 << random() % 8);
             byte->fetch_xor(bit, std::memory_order_relaxed);
-            if (!lasting) byte->fetch_xor(bit, std::memory_order_relaxed);
+            if (!lasting) {
+              // Long enough to be copied, too short to be there when a shim
+              // that looked at view A again would check it.
+              for (uint32_t hold = random() % 50000; hold != 0; --hold) {
+                __builtin_ia32_pause();
+              }
+              byte->fetch_xor(bit, std::memory_order_relaxed);
+            }
             flips_.fetch_add(1, std::memory_order_relaxed);
           }
         }) {
