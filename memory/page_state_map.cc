@@ -12,6 +12,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/base/mutex.h"
+#include "cloister/memory/page_state_map_generations.h"
 #include "cloister/memory/page_state_map_leaf.h"
 #include "cloister/memory/page_state_map_readers.h"
 #include "cloister/memory/page_state_map_tree.h"
@@ -24,6 +25,7 @@ namespace {
 
 using page_state_internal::DenseLeaf;
 using page_state_internal::Entry;
+using page_state_internal::Generations;
 using page_state_internal::Lookup;
 using page_state_internal::Node;
 using page_state_internal::ReaderSlots;
@@ -104,58 +106,6 @@ class Replacement {
 
  private:
   absl::InlinedVector<Entry, 2 * kMaxSparseRuns + 4> entries_;
-};
-
-// Remembers, per neighbourhood, the generation of the last change. A fixed
-// table: neighbourhoods share counters, which can only make a page look more
-// recently changed than it is.
-class Generations {
- public:
-  void Mark(const PageSpan& pages, uint64_t generation) {
-    for (const Level& level : kLevels) {
-      uint64_t first = pages.first >> level.shift;
-      uint64_t last = (pages.end - 1) >> level.shift;
-      if (last - first >= kMaxMarks) continue;
-      for (uint64_t block = first; block <= last; ++block) {
-        Counter(level, block).store(generation, std::memory_order_relaxed);
-      }
-      return;
-    }
-    everywhere_.store(generation, std::memory_order_relaxed);
-  }
-
-  uint64_t LastChange(uint64_t page) const {
-    uint64_t last = everywhere_.load(std::memory_order_relaxed);
-    for (const Level& level : kLevels) {
-      last = std::max(
-          last,
-          Counter(level, page >> level.shift).load(std::memory_order_relaxed));
-    }
-    return last;
-  }
-
- private:
-  struct Level {
-    int shift;      // Pages per block, as a power of two.
-    size_t offset;  // Of its counters in counters_.
-    size_t count;   // How many counters, a power of two.
-  };
-  static constexpr uint64_t kMaxMarks = 16;
-  // 2 MiB, 1 GiB and 512 GiB.
-  static constexpr Level kLevels[] = {
-      {9, 0, 1024}, {18, 1024, 256}, {27, 1280, 64}};
-  static constexpr size_t kCounters = 1344;
-
-  const std::atomic<uint64_t>& Counter(const Level& level,
-                                       uint64_t block) const {
-    return counters_[level.offset + block % level.count];
-  }
-  std::atomic<uint64_t>& Counter(const Level& level, uint64_t block) {
-    return counters_[level.offset + block % level.count];
-  }
-
-  std::array<std::atomic<uint64_t>, kCounters> counters_ = {};
-  std::atomic<uint64_t> everywhere_{0};
 };
 
 // Turns entries and the gaps between them into maximal ranges for a visitor.
@@ -419,7 +369,7 @@ void PageStateMap::Impl::Set(const PageSpan& pages, uint8_t state) {
   // Whoever sees the new tree must see it as changed; whoever reads the new
   // generation must see the new tree. So: mark, publish, count.
   const uint64_t generation = generation_.load(std::memory_order_relaxed) + 1;
-  generations_.Mark(pages, generation);
+  generations_.Mark(pages.first, pages.end, generation);
   root_.store(root);
   generation_.store(generation);
 

@@ -114,7 +114,7 @@ std::string Episode(std::mt19937_64& random, size_t count) {
     ModelOp look = RandomOp(model, random);
     if (wrong.empty()) wrong = model.CompareRange(map, look.first, look.end);
     if (wrong.empty()) wrong = model.ComparePage(map, look.first, true);
-    if (wrong.empty() && ops.size() % 500 == 0) wrong = model.Compare(map);
+    if (wrong.empty() && ops.size() % 2000 == 0) wrong = model.Compare(map);
   }
   if (wrong.empty()) wrong = model.Compare(map);
   if (wrong.empty()) return "";
