@@ -238,38 +238,40 @@ int FakeKvm::Default(int fd, unsigned long request, uintptr_t argument) {
   return Fail(ENOTTY);
 }
 
+int FakeKvm::State::EnterRun(int fd, RunStep* step, uint8_t** page,
+                             bool* block) {
+  auto it = vcpus.find(fd);
+  if (it == vcpus.end() || it->second.page == nullptr) return Fail(EBADF);
+  Vcpu& vcpu = it->second;
+  *page = vcpu.page;
+  if (vcpu.answer.size != 0) {
+    const uint8_t* answer = vcpu.page + vcpu.answer.offset;
+    answers.emplace_back(answer, answer + vcpu.answer.size);
+    vcpu.answer = {};
+  }
+  auto* run = reinterpret_cast<struct kvm_run*>(vcpu.page);
+  if (__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST) != 0) {
+    return Fail(EINTR);
+  }
+  auto found = std::find_if(runs.begin(), runs.end(), [&](const RunStep& next) {
+    return !next.vcpu.has_value() || *next.vcpu == vcpu.id;
+  });
+  if (found != runs.end()) {
+    *step = std::move(*found);
+    runs.erase(found);
+  } else {
+    *block = block_when_idle;
+  }
+  return 0;
+}
+
 int FakeKvm::Run(int fd) {
   State::RunStep step;
   uint8_t* page = nullptr;
   bool block = false;
   {
     base::MutexLock lock(&mutex_);
-    auto it = state_->vcpus.find(fd);
-    if (it == state_->vcpus.end() || it->second.page == nullptr) {
-      return Fail(EBADF);
-    }
-    State::Vcpu& vcpu = it->second;
-    page = vcpu.page;
-    if (vcpu.answer.size != 0) {
-      const uint8_t* answer = page + vcpu.answer.offset;
-      state_->answers.emplace_back(answer, answer + vcpu.answer.size);
-      vcpu.answer = {};
-    }
-    auto* run = reinterpret_cast<struct kvm_run*>(page);
-    if (__atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST) != 0) {
-      return Fail(EINTR);
-    }
-    auto found = std::find_if(state_->runs.begin(), state_->runs.end(),
-                              [&](const State::RunStep& candidate) {
-                                return !candidate.vcpu.has_value() ||
-                                       *candidate.vcpu == vcpu.id;
-                              });
-    if (found != state_->runs.end()) {
-      step = std::move(*found);
-      state_->runs.erase(found);
-    } else {
-      block = state_->block_when_idle;
-    }
+    if (state_->EnterRun(fd, &step, &page, &block) < 0) return -1;
   }
   auto* run = reinterpret_cast<struct kvm_run*>(page);
   if (block) {

@@ -75,6 +75,9 @@ struct FakeKvm::State {
   int CreateVcpu(int fd, uint32_t id);
   int Attributes(const struct kvm_memory_attributes& attributes);
   int Msrs(int fd, uintptr_t argument, bool set);
+  // What a KVM_RUN does first: takes the answer to the last exit, obeys
+  // immediate_exit (-1, EINTR) and takes the next step, if there is one.
+  int EnterRun(int fd, RunStep* step, uint8_t** page, bool* block);
   // -2: not one of these.
   int Blob(int fd, unsigned long request, uintptr_t argument);
 };

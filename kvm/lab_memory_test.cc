@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// KVM's private memory as this library shows it: guest_memfd, slots, exits and
-// pre-faulting, on a host with software-protected VMs. What is expected here is
-// what the kernel's own selftests pin down.
+// guest_memfd and memory slots, on a host with software-protected VMs. What is
+// expected here is what the kernel's own selftests pin down.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <optional>
-#include <thread>
 
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/syscall.h"
+#include "cloister/base/unique_fd.h"
+#include "cloister/kvm/lab_fixture.h"
 #include "cloister/kvm/system.h"
 #include "cloister/kvm/test_guest.h"
 #include "cloister/kvm/uapi.h"
@@ -26,118 +24,22 @@
 namespace cloister::kvm {
 namespace {
 
-using base::IsOkAndHolds;
 using base::StatusErrno;
 using base::StatusIs;
-using memory::GuestAddress;
-using memory::GuestRange;
-
-constexpr uint64_t kPage = 4096;
-constexpr uint64_t kData = 0x10000000;  // guest-physical; mapped by the tables
-
-class LabTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string reason = NoKvmReason();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-    absl::StatusOr<System> system = System::Open();
-    ASSERT_TRUE(system.ok()) << system.status();
-    system_.emplace(std::move(*system));
-    absl::StatusOr<Vm> vm = system_->CreateVm(VmType::kSwProtected);
-    if (!vm.ok()) GTEST_SKIP() << vm.status().message();
-    vm_.emplace(std::move(*vm));
-    absl::StatusOr<HostMapping> code = MapAnonymous(kTestMemory);
-    ASSERT_TRUE(code.ok()) << code.status();
-    code_ = std::move(*code);
-  }
-
-  GuestRange Range(uint64_t start, uint64_t size) {
-    return *GuestRange::Create(GuestAddress(start), size);
-  }
-
-  MemoryRegion Region(uint16_t slot, uint64_t gpa, const HostMapping& host) {
-    MemoryRegion region;
-    region.slot = Slot(slot);
-    region.gpa = GuestAddress(gpa);
-    region.size = host.size();
-    region.host = host.data();
-    return region;
-  }
-
-  // A vCPU that will run `code` from shared memory in slot 0.
-  void Load(const TestCode& code) {
-    LoadTestGuest(code_.data(), code.bytes());
-    if (!vcpu_.has_value()) {
-      ASSERT_OK(vm_->SetMemoryRegion(Region(0, 0, code_)));
-      absl::StatusOr<VcpuFd> vcpu = vm_->CreateVcpu(0);
-      ASSERT_TRUE(vcpu.ok()) << vcpu.status();
-      vcpu_.emplace(std::move(*vcpu));
-    }
-    ASSERT_OK(StartTestVcpu(*system_, *vcpu_));
-  }
-
-  // `pages` of guest memory at kData in slot 1, private, with both backings.
-  void AddPrivateMemory(uint64_t pages) {
-    absl::StatusOr<HostMapping> shared = MapAnonymous(pages * kPage);
-    ASSERT_TRUE(shared.ok());
-    shared_ = std::move(*shared);
-    absl::StatusOr<GuestMemfd> file = vm_->CreateGuestMemfd(pages * kPage, {});
-    ASSERT_TRUE(file.ok()) << file.status();
-    file_.emplace(std::move(*file));
-    ASSERT_OK(BindPrivateMemory());
-    ASSERT_OK(vm_->SetMemoryAttributes(Range(kData, pages * kPage), true));
-  }
-  absl::Status BindPrivateMemory() {
-    MemoryRegion region = Region(1, kData, shared_);
-    region.guest_memfd = GuestMemfdBinding{file_->fd(), 0};
-    return vm_->SetMemoryRegion(region);
-  }
-
-  template <typename T>
-  T RunTo() {
-    absl::StatusOr<Exit> exit = RunToExit(*vcpu_);
-    if (!exit.ok() || !std::holds_alternative<T>(*exit)) {
-      ADD_FAILURE() << (exit.ok() ? DescribeExit(*exit)
-                                  : exit.status().ToString());
-      return T{};
-    }
-    return std::get<T>(*exit);
-  }
-  // What the guest reads at `gpa`.
-  uint64_t GuestRead(uint64_t gpa) {
-    Load(TestCode().MovRdx(gpa).LoadRax().MovRbxRax().Hlt());
-    RunTo<HaltExit>();
-    absl::StatusOr<Registers> registers = vcpu_->GetRegisters();
-    EXPECT_TRUE(registers.ok());
-    return registers.ok() ? registers->rbx : 0;
-  }
-  void GuestWrite(uint64_t gpa, uint64_t value) {
-    Load(TestCode().MovRdx(gpa).MovRax(value).StoreRax().Hlt());
-    RunTo<HaltExit>();
-  }
-
-  // KVM_CREATE_GUEST_MEMFD without the library's own checks.
-  int CreateRaw(const Vm& vm, uint64_t size, uint64_t flags) {
-    struct kvm_create_guest_memfd argument = {};
-    argument.size = size;
-    argument.flags = flags;
-    int fd = RealSyscalls().Ioctl(vm.fd(), KVM_CREATE_GUEST_MEMFD,
-                                  reinterpret_cast<uintptr_t>(&argument));
-    if (fd >= 0) close(fd);
-    return fd;
-  }
-
-  std::optional<System> system_;
-  HostMapping code_, shared_;
-  std::optional<Vm> vm_;
-  std::optional<GuestMemfd> file_;
-  std::optional<VcpuFd> vcpu_;
-};
 
 using LabGuestMemfdTest = LabTest;
 using LabSlotTest = LabTest;
-using LabExitTest = LabTest;
-using LabPreFaultTest = LabTest;
+
+// KVM_CREATE_GUEST_MEMFD without the library's own checks.
+int CreateRaw(const Vm& vm, uint64_t size, uint64_t flags) {
+  struct kvm_create_guest_memfd argument = {};
+  argument.size = size;
+  argument.flags = flags;
+  int fd = RealSyscalls().Ioctl(vm.fd(), KVM_CREATE_GUEST_MEMFD,
+                                reinterpret_cast<uintptr_t>(&argument));
+  if (fd >= 0) close(fd);
+  return fd;
+}
 
 // --- guest_memfd ---
 
@@ -381,161 +283,6 @@ TEST_F(LabSlotTest, AsManyAsKvmSays) {
   EXPECT_THAT(vm_->SetMemoryRegion(Region(static_cast<uint16_t>(maximum),
                                           kData + maximum * kPage, host)),
               StatusIs(absl::StatusCode::kInvalidArgument));
-}
-
-// --- exits ---
-
-TEST_F(LabExitTest, PrivateAccessWithoutGuestMemfd) {
-  ASSERT_OK_AND_ASSIGN(HostMapping host, MapAnonymous(2 * kPage));
-  ASSERT_OK(vm_->SetMemoryRegion(Region(1, kData, host)));
-  ASSERT_OK(vm_->SetMemoryAttributes(Range(kData, 2 * kPage), true));
-  Load(TestCode().MovRdx(kData + kPage + 8).LoadRax().Hlt());
-  MemoryFaultExit fault = RunTo<MemoryFaultExit>();
-  EXPECT_EQ(fault.address.value(), kData + kPage);
-  EXPECT_EQ(fault.size, kPage);
-  EXPECT_EQ(fault.flags, KVM_MEMORY_EXIT_FLAG_PRIVATE);
-  EXPECT_TRUE(fault.is_private);
-  // Made shared, the same access goes on.
-  ASSERT_OK(vm_->SetMemoryAttributes(Range(kData, 2 * kPage), false));
-  RunTo<HaltExit>();
-}
-
-TEST_F(LabExitTest, PrivateAccessWithoutSlot) {
-  AddPrivateMemory(1);
-  ASSERT_OK(vm_->DeleteMemoryRegion(Slot(1)));
-  Load(TestCode().MovRdx(kData).LoadRax().Hlt());
-  MemoryFaultExit fault = RunTo<MemoryFaultExit>();
-  EXPECT_EQ(fault.address.value(), kData);
-  EXPECT_EQ(fault.size, kPage);
-  EXPECT_TRUE(fault.is_private);
-  // The attribute outlives the slot; cleared, the access is plain MMIO.
-  ASSERT_OK(vm_->SetMemoryAttributes(Range(kData, kPage), false));
-  EXPECT_EQ(RunTo<MmioExit>().address.value(), kData);
-}
-
-TEST_F(LabExitTest, SlotDeletedUnderPrivateAccess) {
-  AddPrivateMemory(1);
-  // Tells that it runs, then reads for ever.
-  Load(TestCode().MovRdx(0x10).OutAl().MovRdx(kData).LoadRaxForEver());
-  RunTo<IoExit>();
-  std::thread deleter([&] { EXPECT_OK(vm_->DeleteMemoryRegion(Slot(1))); });
-  MemoryFaultExit fault = RunTo<MemoryFaultExit>();
-  deleter.join();
-  EXPECT_EQ(fault.address.value(), kData);
-  EXPECT_EQ(fault.size, kPage);
-  EXPECT_TRUE(fault.is_private);
-}
-
-TEST_F(LabExitTest, MapGpaRangeHypercall) {
-  ASSERT_OK(vm_->EnableHypercallExits());
-  Load(TestCode()
-           .MovRax(kData)
-           .MovRbxRax()
-           .MovEcx(2)
-           .MovRdx(16)
-           .MovRax(HypercallExit::kMapGpaRange)
-           .Vmmcall()
-           .MovRbxRax()
-           .Hlt());
-  HypercallExit call = RunTo<HypercallExit>();
-  EXPECT_EQ(call.number, HypercallExit::kMapGpaRange);
-  EXPECT_EQ(call.args[0], kData);
-  EXPECT_EQ(call.args[1], 2u);
-  EXPECT_EQ(call.args[2], 16u);
-  EXPECT_TRUE(call.long_mode);
-  ASSERT_NE(call.result, nullptr);
-  *call.result = 0x55;
-  RunTo<HaltExit>();
-  ASSERT_OK_AND_ASSIGN(Registers registers, vcpu_->GetRegisters());
-  EXPECT_EQ(registers.rbx, 0x55u);
-}
-
-TEST_F(LabExitTest, UnknownAndFilteredMsrs) {
-  constexpr uint32_t kUnknownMsr = 0x4badbad, kSysenterEip = 0x176;
-  ASSERT_OK(vm_->EnableUserSpaceMsrExits());
-  ASSERT_OK(vm_->SetMsrFilter({{kSysenterEip, 1}}));
-  Load(TestCode()
-           .MovRax(5)
-           .MovRdx(1)
-           .MovEcx(kUnknownMsr)
-           .Wrmsr()
-           .MovEcx(kSysenterEip)
-           .Wrmsr()
-           .Hlt());
-  MsrExit unknown = RunTo<MsrExit>();
-  EXPECT_EQ(unknown.index, kUnknownMsr);
-  EXPECT_TRUE(unknown.is_write);
-  EXPECT_EQ(unknown.value, 0x1'0000'0005u);
-  EXPECT_EQ(unknown.reason, MsrExit::kUnknown);
-  MsrExit filtered = RunTo<MsrExit>();
-  EXPECT_EQ(filtered.index, kSysenterEip);
-  EXPECT_EQ(filtered.reason, MsrExit::kFilter);
-  RunTo<HaltExit>();
-}
-
-// --- pre-fault ---
-
-TEST_F(LabPreFaultTest, FullPartialAndOutside) {
-  if (vm_->CheckExtension(Capability::kPreFaultMemory) == 0) {
-    GTEST_SKIP() << "this KVM has no KVM_CAP_PRE_FAULT_MEMORY (6.11)";
-  }
-  AddPrivateMemory(8);
-  Load(TestCode().Hlt());
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData, 8 * kPage)),
-              IsOkAndHolds(8 * kPage));
-  // Again, where everything is there already.
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData, 8 * kPage)),
-              IsOkAndHolds(8 * kPage));
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData + 6 * kPage, 8 * kPage)),
-              IsOkAndHolds(2 * kPage));
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData + 8 * kPage, kPage)),
-              StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData + 1, kPage)),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  // Shared pages too.
-  ASSERT_OK(vm_->SetMemoryAttributes(Range(kData, 4 * kPage), false));
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData, 8 * kPage)),
-              IsOkAndHolds(8 * kPage));
-  EXPECT_EQ(GuestRead(kData), 0u);
-}
-
-TEST_F(LabPreFaultTest, SlotDeletedMeanwhile) {
-  if (vm_->CheckExtension(Capability::kPreFaultMemory) == 0) {
-    GTEST_SKIP() << "this KVM has no KVM_CAP_PRE_FAULT_MEMORY (6.11)";
-  }
-  constexpr uint64_t kPages = 64;
-  constexpr int kMaxDeletions = 10000;
-  AddPrivateMemory(kPages);
-  Load(TestCode().Hlt());
-  std::atomic<bool> done{false}, stop{false};
-  std::thread deleter([&] {
-    for (int i = 0; i < kMaxDeletions && !stop; ++i) {
-      EXPECT_OK(vm_->DeleteMemoryRegion(Slot(1)));
-      EXPECT_OK(BindPrivateMemory());
-    }
-    done = true;
-  });
-  // Goes on until deletions have hit pre-faulting, and missed it, a few times.
-  int whole = 0, hit = 0;
-  while (!done) {
-    absl::StatusOr<uint64_t> bytes =
-        vcpu_->PreFaultMemory(Range(kData, kPages * kPage));
-    if (bytes.ok()) {
-      EXPECT_GT(*bytes, 0u);
-      EXPECT_LE(*bytes, kPages * kPage);
-    } else {
-      // A private page without a slot, or one that is just going.
-      int error = StatusErrno(bytes.status());
-      EXPECT_TRUE(error == EFAULT || error == EAGAIN) << bytes.status();
-    }
-    (bytes.ok() && *bytes == kPages * kPage ? whole : hit) += 1;
-    if (whole >= 3 && hit >= 3) stop = true;
-  }
-  deleter.join();
-  EXPECT_GT(whole, 0);
-  EXPECT_GT(hit, 0);
-  EXPECT_THAT(vcpu_->PreFaultMemory(Range(kData, kPages * kPage)),
-              IsOkAndHolds(kPages * kPage));
 }
 
 }  // namespace
