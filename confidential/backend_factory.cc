@@ -9,8 +9,13 @@
 #include "cloister/confidential/emulated.h"
 #include "cloister/confidential/off.h"
 #include "cloister/confidential/sw_protected.h"
+#include "cloister/kvm/capability.h"
 
 namespace cloister::confidential {
+
+using kvm::Capability;
+using kvm::CapabilityName;
+
 namespace {
 
 std::string VendorOf(const std::vector<kvm::CpuidEntry>& cpuid) {
@@ -49,7 +54,8 @@ std::string MissingFor(BackendKind kind, const HostFacts& facts) {
         return "an AMD CPU, whose guests report conversions by VMMCALL";
       }
       if (!facts.kvm.map_gpa_range_exits()) {
-        return "KVM_CAP_EXIT_HYPERCALL with MAP_GPA_RANGE (Linux 5.14)";
+        return absl::StrCat(CapabilityName(Capability::kExitHypercall),
+                            " with MAP_GPA_RANGE (Linux 5.14)");
       }
       return "";
     case BackendKind::kSwProtected:
@@ -60,10 +66,15 @@ std::string MissingFor(BackendKind kind, const HostFacts& facts) {
             facts.kvm.sw_protected_vm_error);
       }
       if ((facts.kvm.memory_attributes_mask & 8) == 0) {
-        return "KVM_CAP_MEMORY_ATTRIBUTES with PRIVATE";
+        return absl::StrCat(CapabilityName(Capability::kMemoryAttributes),
+                            " with PRIVATE (Linux 6.8)");
       }
-      if (!facts.kvm.guest_memfd) return "KVM_CAP_GUEST_MEMFD";
-      if (!facts.kvm.user_memory2) return "KVM_CAP_USER_MEMORY2";
+      if (!facts.kvm.guest_memfd) {
+        return std::string(CapabilityName(Capability::kGuestMemfd));
+      }
+      if (!facts.kvm.user_memory2) {
+        return std::string(CapabilityName(Capability::kUserMemory2));
+      }
       return "";
   }
   return "an implementation";

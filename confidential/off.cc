@@ -30,9 +30,11 @@ class OffBackend : public Backend {
   }
   uint64_t preferred_chunk() const override { return uint64_t{2} << 20; }
 
-  memory::PageProgress SetAttributes(const GuestRange& /*range*/,
+  memory::PageProgress SetAttributes(const GuestRange& range,
                                      memory::PageState to) override {
-    if (to == memory::PageState::kShared) return {absl::OkStatus(), 0};
+    if (to == memory::PageState::kShared) {
+      return {absl::OkStatus(), range.size()};
+    }
     return {absl::FailedPreconditionError("this VM has no private memory"), 0};
   }
   absl::Status ReserveShared(const GuestRange& /*range*/) override {

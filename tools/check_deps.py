@@ -27,7 +27,7 @@ LAYERS = {
     "confidential": {"base", "memory", "kvm", "boot"},
     "vmm": {"base", "memory", "kvm", "vcpu", "devices", "boot", "confidential"},
     "api": {"base", "memory", "vmm"},
-    "cli": {"base", "memory", "kvm", "boot", "confidential", "vmm", "api", "devices"},
+    "cli": {"base", "memory", "boot", "vcpu", "devices", "confidential", "vmm", "api"},
 }
 FREE = {"tests", "bench", "fuzz", "examples", "lab", "build", "tools"}
 UAPI = re.compile(r"<linux/kvm\.h>|\bstruct kvm_[a-z_]+|\bKVM_[A-Z_0-9]+\b")
