@@ -130,8 +130,9 @@ absl::Status PlaceGuest(GuestMemory& memory, vcpu::LongModeEntry* entry) {
       std::vector<uint8_t> table_bytes,
       vcpu::BuildPageTables(tables, vcpu::IdentityMappings(two_mib, two_mib)));
   const std::pair<uint64_t, absl::Span<const uint8_t>> parts[] = {
-      {kGdt, gdt},        {kIdt, idt},           {kPageTables, table_bytes},
-      {kCode, kMainCode}, {kUdHandler, kUdCode}, {kPfHandler, kPfCode}};
+      {kGdt, gdt},          {kIdt, idt},           {kPageTables, table_bytes},
+      {kCode, kMainCode},   {kUdHandler, kUdCode}, {kPfHandler, kPfCode},
+      {kBpHandler, kBpCode}};
   for (const auto& [address, bytes] : parts) {
     RETURN_IF_ERROR(memory.Write(GuestAddress(address), bytes));
   }
