@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // On the heap and exact, so that AddressSanitizer sees every byte beyond.
   auto words = std::make_unique<uint64_t[]>(kPage / sizeof(uint64_t));
   auto* page = reinterpret_cast<uint8_t*>(words.get());
-  std::memcpy(page, data, std::min(size, kPage));
+  std::copy_n(data, std::min(size, kPage), page);
   absl::StatusOr<cloister::kvm::Exit> exit =
       cloister::kvm::DecodeExit(page, kPage);
   if (!exit.ok()) return 0;
