@@ -5,7 +5,10 @@
 // over its console, and ends as it should.
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +26,8 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 constexpr char kCloister[] = "cli/cloister";
+
+bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 
 // A guest of lab/guest_image, as lab_test_group's environment names it.
 struct Guest {
@@ -92,12 +97,11 @@ std::vector<Options> Combinations() {
     }
     all.push_back({.guest = guest, .cpus = 1, .backend = "emulated"});
   }
-  if (std::getenv("CLOISTER_SOAK") != nullptr) {
-    all.push_back({.guest = "DEBIAN_6_1", .cpus = 8, .backend = "off"});
-    all.push_back(
-        {.guest = "DEBIAN_6_1", .cpus = 8, .backend = "sw-protected"});
-    all.push_back(
-        {.guest = "DEBIAN_6_12", .cpus = 2, .backend = "sw-protected"});
+  if (Soak()) {
+    for (const char* backend : {"off", "sw-protected"}) {
+      all.push_back({.guest = "DEBIAN_6_1", .cpus = 8, .backend = backend});
+      all.push_back({.guest = "DEBIAN_6_12", .cpus = 2, .backend = backend});
+    }
   }
   return all;
 }
@@ -154,6 +158,41 @@ INSTANTIATE_TEST_SUITE_P(Backends, EndTest,
                                       ? "off"
                                       : "sw_protected";
                          });
+
+// Names in a directory.
+std::set<std::string> Entries(const char* path) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    names.insert(entry.path().filename().string());
+  }
+  return names;
+}
+
+// Processes that run the monitor.
+int Monitors() {
+  int count = 0;
+  for (const std::string& name : Entries("/proc")) {
+    std::ifstream comm(absl::StrCat("/proc/", name, "/comm"));
+    std::string text;
+    if (std::getline(comm, text) && text == "cloister") ++count;
+  }
+  return count;
+}
+
+TEST(RepeatTest, BootsInARowLeaveNoProcessAndNoFile) {
+  const std::set<std::string> files = Entries("/tmp");
+  const std::set<std::string> shm = Entries("/dev/shm");
+  const int boots = Soak() ? 50 : 3;
+  for (int i = 0; i < boots; ++i) {
+    ASSERT_OK_AND_ASSIGN(
+        auto guest,
+        Boot({.guest = "TINY", .append = "cloister.test=poweroff"}));
+    ASSERT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+  }
+  EXPECT_EQ(Monitors(), 0);
+  EXPECT_EQ(Entries("/tmp"), files);
+  EXPECT_EQ(Entries("/dev/shm"), shm);
+}
 
 TEST(BootTimerTest, NamesEveryPhase) {
   ASSERT_OK_AND_ASSIGN(auto guest, Boot({.guest = "TINY",

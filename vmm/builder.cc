@@ -274,6 +274,7 @@ absl::Status VmBuilder::StagePieces() {
                      PagesAround(pages.gpa, pages.bytes.size()));
     ranges.push_back(range);
   }
+  if (!plan_->shim->hypercalls) vm_->staged_ = ranges;
   return vm_->broker_
       ->ConvertForHost(ranges, PageState::kShared,
                        memory::HostConversionReason::kBeforeBoot)
@@ -323,7 +324,6 @@ absl::Status VmBuilder::SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index) {
 
 absl::Status VmBuilder::Launch() {
   RETURN_IF_ERROR(vm_->backend_vm_.backend->Launch(launch_));
-  if (vm_->broker_ != nullptr) vm_->broker_->GuestStarted();
   Reached("kernel placed");
   return absl::OkStatus();
 }

@@ -110,9 +110,30 @@ PlatformEvents MicroVm::Events() {
 
 void MicroVm::OnBootMarker(uint8_t value,
                            std::chrono::steady_clock::time_point when) {
-  if (value == kInitReached && hooks_.boot_timer != nullptr) {
+  if (value != kInitReached) return;
+  // The kernel is done with the accesses that only become conversions early on.
+  if (broker_ != nullptr) broker_->ArmImplicitPolicy();
+  if (hooks_.boot_timer != nullptr) {
     hooks_.boot_timer->Reached("init reached", when);
   }
+}
+
+// The shim has moved everything to private memory and is about to enter the
+// kernel. Runs on its vCPU's thread, so the guest stands still.
+void MicroVm::OnVerified() {
+  verified_.store(true);
+  if (hooks_.boot_timer != nullptr) {
+    hooks_.boot_timer->Reached("launch verified");
+  }
+  absl::Status status;
+  if (!staged_.empty()) {
+    status = broker_
+                 ->ConvertForHost(staged_, memory::PageState::kPrivate,
+                                  memory::HostConversionReason::kBeforeBoot)
+                 .status();
+  }
+  broker_->GuestStarted();
+  if (!status.ok()) End({VmEnd::Kind::kConversion, status, std::string()});
 }
 
 void MicroVm::OnShimStatus(uint8_t status) {
@@ -120,10 +141,7 @@ void MicroVm::OnShimStatus(uint8_t status) {
   if (!digest_.has_value() || verified_.load()) return;
   auto verdict = static_cast<shim::Status>(status);
   if (verdict == shim::Status::kVerified) {
-    verified_.store(true);
-    if (hooks_.boot_timer != nullptr) {
-      hooks_.boot_timer->Reached("launch verified");
-    }
+    OnVerified();
     return;
   }
   const char* text = shim::RefusalText(verdict);

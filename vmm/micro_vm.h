@@ -93,6 +93,7 @@ class MicroVm {
 
   PlatformEvents Events();
   void OnShimStatus(uint8_t status);
+  void OnVerified();
   void OnBootMarker(uint8_t value, std::chrono::steady_clock::time_point when);
   void OnVcpuEnd(const vcpu::RunEnd& end);
   // Notes the first end and stops every vCPU.
@@ -101,6 +102,8 @@ class MicroVm {
 
   const VmHooks hooks_;
   std::optional<shim::Digest> digest_;
+  // Shared pages that the shim takes over, if it will not say so itself.
+  std::vector<memory::GuestRange> staged_;
 
   // In the order in which they refer to each other, destroyed in reverse.
   std::unique_ptr<memory::PageStateMap> states_;
