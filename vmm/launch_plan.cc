@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/linux_loader.h"
 #include "cloister/boot/shim/layout.h"
@@ -31,6 +33,17 @@ std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
 std::string PlatformText(const VmConfig& config) {
   return absl::StrCat("platform 1\nthreads-per-core ",
                       config.cpus.threads_per_core, "\n");
+}
+
+// Linux masks LINT0 when it sets up its local APIC, and opens it again for the
+// 8259 only where it knows that it has no IOAPIC to use: it must be told, for
+// the MADT's silence is not enough.
+std::string CommandLine(const VmConfig& config, bool io_apic) {
+  const std::string& given = config.kernel.command_line;
+  for (absl::string_view word : absl::StrSplit(given, ' ')) {
+    if (io_apic || word == "noapic") return given;
+  }
+  return absl::StrCat(given, given.empty() ? "" : " ", "noapic");
 }
 
 absl::StatusOr<shim::LaunchOptions> PlanShim(const VmConfig& config,
@@ -76,12 +89,12 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
   boot::LinuxLoadOptions load;
   load.kernel_path = config.kernel.path;
   load.initrd_path = config.kernel.initrd_path;
-  load.command_line = config.kernel.command_line;
-  load.memory.ram = ram;
   // A confidential guest has no way to have its IOAPIC accesses emulated
   // everywhere; the 8259 needs port I/O alone.
-  load.acpi = MakeAcpiOptions(ApicIds(topology),
-                              /*io_apic=*/!confidential.has_value());
+  const bool io_apic = !confidential.has_value();
+  load.command_line = CommandLine(config, io_apic);
+  load.memory.ram = ram;
+  load.acpi = MakeAcpiOptions(ApicIds(topology), io_apic);
   ASSIGN_OR_RETURN(boot::LaunchImage image, boot::LoadLinux(load));
   LaunchPlan plan{.topology = topology,
                   .ram = std::move(ram),

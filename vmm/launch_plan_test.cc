@@ -66,6 +66,27 @@ TEST_F(LaunchPlanTest, TheShimLiesApartFromEveryPiece) {
   }
 }
 
+std::string CommandLineOf(const LaunchPlan& plan) {
+  for (const boot::Piece& piece : plan.image.pieces()) {
+    if (piece.type != boot::PieceType::kCommandLine) continue;
+    return std::string(reinterpret_cast<const char*>(piece.data.data()),
+                       piece.data.size() - 1);
+  }
+  return "none";
+}
+
+TEST_F(LaunchPlanTest, OnlyConfidentialGuestsAreToldToDoWithoutAnIoapic) {
+  WriteFiles();
+  ASSERT_OK_AND_ASSIGN(LaunchPlan plain, PlanLaunch(config_, std::nullopt));
+  EXPECT_EQ(CommandLineOf(plain), "quiet");
+  ASSERT_OK_AND_ASSIGN(LaunchPlan plan,
+                       PlanLaunch(config_, ConfidentialLaunch()));
+  EXPECT_EQ(CommandLineOf(plan), "quiet noapic");
+  config_.kernel.command_line = "noapic quiet";
+  ASSERT_OK_AND_ASSIGN(plan, PlanLaunch(config_, ConfidentialLaunch()));
+  EXPECT_EQ(CommandLineOf(plan), "noapic quiet");
+}
+
 TEST_F(LaunchPlanTest, EveryOptionThatReachesTheGuestChangesTheDigest) {
   std::set<std::string> digests = {Digest()};
   auto expect_new = [&](const char* what) {
