@@ -109,7 +109,8 @@ TEST(LabHost, KnowsItsClock) {
       "/sys/devices/system/clocksource/clocksource0/current_clocksource");
   std::string name;
   std::getline(source, name);
-  EXPECT_EQ(name, "tsc");
+  // Its refined form takes over about a second after the start.
+  EXPECT_TRUE(name == "tsc" || name == "tsc-early") << name;
 }
 
 }  // namespace
