@@ -147,6 +147,8 @@ struct Parser {
     version = app.add_subcommand("version", "Print the version");
     for (CLI::App* command : {run, measure, doctor, version}) {
       command->fallthrough();
+      // A later option overrides an earlier one, so scripts can have defaults.
+      for (CLI::Option* option : command->get_options()) option->take_last();
     }
   }
 

@@ -57,6 +57,17 @@ TEST(OptionsTest, RunWithEverything) {
   EXPECT_EQ(run.config.id, "a-1");
 }
 
+TEST(OptionsTest, TheLastOfTwoCounts) {
+  ParseResult result =
+      Parse({"run", "--kernel", "/a", "--memory", "1G", "--cpus", "2",
+             "--kernel", "/b", "--memory", "2G", "--cpus", "3"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  const vmm::VmConfig& config = result.command_line->run.config;
+  EXPECT_EQ(config.kernel.path, "/b");
+  EXPECT_EQ(config.memory.bytes, uint64_t{2} << 30);
+  EXPECT_EQ(config.cpus.count, 3u);
+}
+
 TEST(OptionsTest, Defaults) {
   ParseResult result = Parse({"run", "--kernel", "/k"});
   ASSERT_TRUE(result.command_line.has_value()) << result.output;

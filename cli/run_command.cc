@@ -21,6 +21,7 @@
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/signal_set.h"
 #include "cloister/cli/terminal.h"
+#include "cloister/confidential/backend_kind.h"
 #include "cloister/memory/conversion_stats.h"
 #include "cloister/vmm/boot_timer.h"
 #include "cloister/vmm/builder.h"
@@ -196,6 +197,11 @@ absl::StatusOr<int> Run::Execute() {
   };
   hooks.on_end = [this] { loop_->Stop(); };
   ASSIGN_OR_RETURN(vm_, vmm::BuildVm(options_.config, hooks));
+  if (options_.config.confidential.backend ==
+      confidential::BackendChoice::kAuto) {
+    log_.Info(absl::StrCat("confidential backend: ",
+                           confidential::BackendKindName(vm_->backend())));
+  }
   if (vm_->digest().has_value()) {
     log_.Info(absl::StrCat("launch digest: ", shim::DigestHex(*vm_->digest())));
   }

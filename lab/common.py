@@ -69,6 +69,10 @@ def cache_dir():
     return path
 
 
+# depmod and friends; a user's PATH may lack their folder.
+os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+
+
 def need(*commands):
     """Fails naming each command that is not installed. Takes (command, Debian package) pairs."""
     missing = [f"{command} (package {package})" for command, package in commands

@@ -194,6 +194,12 @@ TEST(RepeatTest, BootsInARowLeaveNoProcessAndNoFile) {
   EXPECT_EQ(Entries("/dev/shm"), shm);
 }
 
+TEST(DoctorTest, SaysThatTheLabCanBootLinux) {
+  ASSERT_OK_AND_ASSIGN(auto doctor, GuestProcess::Start({kCloister, "doctor",
+                                                         "--can-boot-linux"}));
+  EXPECT_THAT(doctor->Wait(), IsOkAndHolds(0)) << doctor->output();
+}
+
 TEST(BootTimerTest, NamesEveryPhase) {
   ASSERT_OK_AND_ASSIGN(auto guest, Boot({.guest = "TINY",
                                          .append = "cloister.test=poweroff",

@@ -111,10 +111,6 @@ absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
   if (kind_ != BackendKind::kOff) {
     ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported_));
   }
-  if (config_.confidential.backend == confidential::BackendChoice::kAuto) {
-    hooks_.log->Info(absl::StrCat("confidential backend: ",
-                                  confidential::BackendKindName(kind_)));
-  }
   return absl::OkStatus();
 }
 

@@ -172,6 +172,9 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
     case Kind::kGuestShutdown:
       return {VmEnd::Kind::kTripleFault, end.status, end.registers};
     case Kind::kHalted:
+      return {VmEnd::Kind::kInternalError,
+              absl::InternalError("a vCPU halted with nothing to wake it"),
+              std::string()};
     case Kind::kError:
       break;
   }
