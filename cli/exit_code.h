@@ -4,7 +4,7 @@
 
 namespace cloister::cli {
 
-// What `cloister` leaves with; documented in README.md and docs/cli.md.
+// What `cloister` leaves with; documented in docs/cli.md.
 enum ExitCode : int {
   kExitOk = 0,             // guest powered off or rebooted; user left
   kExitError = 1,          // bad input, or the host refuses something
