@@ -20,9 +20,10 @@ namespace cloister::memory {
 // Thread-safe. Internal to memory/.
 class PendingPrivate {
  public:
-  // Called on the thread for pages that nobody leases any more. It is to get
-  // hold of the pages, ask Inside() what of them is still pending, free that,
-  // and Remove() it, whether or not freeing worked.
+  // Called on the thread for pages that nobody leased a moment ago. It is to
+  // get hold of the pages, ask Inside() what of them is still pending, look
+  // once more that nobody leases it (it may have been shared and leased in
+  // between), free that, and Remove() it, whether or not freeing worked.
   using FreeIdle = std::function<void(const GuestRange&)>;
 
   // `view` must outlive this object.

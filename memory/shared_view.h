@@ -136,6 +136,7 @@ class SharedView {
   friend class Lease;
   friend class ConversionBroker;
   friend class PendingPrivate;
+  friend class SharedViewTestPeer;
 
   SharedView(GuestMemory* memory, const PageStateMap* states,
              std::unique_ptr<LeaseTable> leases)
