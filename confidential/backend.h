@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/kvm/exit.h"
+#include "cloister/kvm/memory_region.h"
 #include "cloister/kvm/registers.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/guest_memory.h"
@@ -23,6 +24,8 @@ namespace cloister::confidential {
 struct PageFault {
   memory::GuestAddress page;  // without any C-bit
   memory::PageState wanted;   // kPrivate or kShared: what the guest accessed
+  // The slot that the access went to, for messages; none: not in any slot.
+  std::optional<kvm::Slot> slot = std::nullopt;
 };
 
 // Bytes that must be in guest memory before the first instruction. Hardware

@@ -125,6 +125,8 @@ TEST_P(BackendTest, TranslatesOnlyFaultsOfTheSharedView) {
   ASSERT_OK(wanted);
   EXPECT_EQ(wanted->page, GuestAddress(0x345000));
   EXPECT_EQ(wanted->wanted, PageState::kShared);
+  ASSERT_TRUE(wanted->slot.has_value());
+  EXPECT_EQ(wanted->slot->value(), 1);  // View A above the low MiB.
   fault.address = GuestAddress(0x345000 | (uint64_t{1} << kCBit));
   EXPECT_FALSE(vm_.backend->TranslateFault(fault).ok());
   fault = {.address = GuestAddress(0x345000), .size = 4096};

@@ -88,10 +88,11 @@ absl::StatusOr<BackendVm> CreateEmulatedVm(const kvm::System& system,
                                .dont_dump = ram.dont_dump}));
   std::vector<GuestRange> private_ranges(
       ranges.begin() + (ram.aliased_end != 0 ? 1 : 0), ranges.end());
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<GuestMemory> hidden,
-      CreateSharedRam(private_ranges, {.huge_pages = memory::HugePages::kNone,
-                                       .dont_dump = true}));
+  ASSIGN_OR_RETURN(std::unique_ptr<GuestMemory> hidden,
+                   CreateSharedRam(private_ranges,
+                                   {.huge_pages = memory::HugePages::kNone,
+                                    .dont_dump = true},
+                                   "cloister-guest-private"));
   SlotAllocator slots(*result.vm);
   const uint64_t c = uint64_t{1} << c_bit;
   for (const memory::MemoryRegion& region : result.memory->regions()) {

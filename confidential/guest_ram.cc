@@ -36,13 +36,12 @@ absl::StatusOr<std::vector<GuestRange>> CutAtAliasedEnd(
 }
 
 absl::StatusOr<std::unique_ptr<GuestMemory>> CreateSharedRam(
-    absl::Span<const GuestRange> ranges,
-    const memory::MappingOptions& options) {
+    absl::Span<const GuestRange> ranges, const memory::MappingOptions& options,
+    absl::string_view name) {
   std::vector<MemoryRegion> regions;
   for (const GuestRange& range : ranges) {
     ASSIGN_OR_RETURN(HostMapping mapping,
-                     HostMapping::CreateMemfd("cloister-guest-shared",
-                                              range.size(), options));
+                     HostMapping::CreateMemfd(name, range.size(), options));
     ASSIGN_OR_RETURN(MemoryRegion region,
                      MemoryRegion::Create(range.start(), std::move(mapping)));
     regions.push_back(std::move(region));
@@ -59,7 +58,7 @@ absl::Status SlotAllocator::AddRegion(const MemoryRegion& region,
   slot.size = region.range().size();
   slot.host =
       reinterpret_cast<void*>(region.mapping().host_address().ForKvmSlot());
-  return vm_.SetMemoryRegion(slot);
+  return Register(slot);
 }
 
 absl::Status SlotAllocator::AddPrivate(const GuestRange& range,
@@ -71,7 +70,14 @@ absl::Status SlotAllocator::AddPrivate(const GuestRange& range,
   slot.size = range.size();
   slot.host = host;
   slot.guest_memfd = binding;
-  return vm_.SetMemoryRegion(slot);
+  return Register(slot);
+}
+
+absl::Status SlotAllocator::Register(const kvm::MemoryRegion& slot) {
+  RETURN_IF_ERROR(vm_.SetMemoryRegion(slot));
+  ASSIGN_OR_RETURN(GuestRange range, GuestRange::Create(slot.gpa, slot.size));
+  slots_.push_back({range, slot.slot});
+  return absl::OkStatus();
 }
 
 }  // namespace cloister::confidential

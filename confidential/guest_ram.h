@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "cloister/kvm/memory_region.h"
 #include "cloister/kvm/vm.h"
@@ -34,10 +35,17 @@ struct RamOptions {
 absl::StatusOr<std::vector<memory::GuestRange>> CutAtAliasedEnd(
     const RamOptions& options);
 
-// One memfd for each range, at those addresses.
+// One memfd for each range, at those addresses; `name` shows in /proc/PID/maps.
 absl::StatusOr<std::unique_ptr<memory::GuestMemory>> CreateSharedRam(
     absl::Span<const memory::GuestRange> ranges,
-    const memory::MappingOptions& options);
+    const memory::MappingOptions& options,
+    absl::string_view name = "cloister-guest-shared");
+
+// One memory slot: its addresses, C-bit included, and its number.
+struct SlotRange {
+  memory::GuestRange range;
+  kvm::Slot slot;
+};
 
 // Hands out slot numbers and registers memory with KVM.
 class SlotAllocator {
@@ -52,9 +60,15 @@ class SlotAllocator {
                           uint64_t address_bits, void* host,
                           kvm::GuestMemfdBinding binding);
 
+  // Every slot so far.
+  const std::vector<SlotRange>& slots() const { return slots_; }
+
  private:
+  absl::Status Register(const kvm::MemoryRegion& slot);
+
   const kvm::Vm& vm_;
   uint16_t next_ = 0;
+  std::vector<SlotRange> slots_;
 };
 
 }  // namespace cloister::confidential

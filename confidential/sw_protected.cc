@@ -20,8 +20,13 @@ using memory::PageState;
 class SwProtectedBackend : public Backend {
  public:
   SwProtectedBackend(int c_bit, const kvm::Vm* vm, GuestMemory* shared,
-                     std::vector<std::unique_ptr<PrivateRegion>> regions)
-      : c_bit_(c_bit), vm_(vm), shared_(shared), private_(std::move(regions)) {}
+                     std::vector<std::unique_ptr<PrivateRegion>> regions,
+                     std::vector<SlotRange> slots)
+      : c_bit_(c_bit),
+        vm_(vm),
+        shared_(shared),
+        private_(std::move(regions)),
+        slots_(std::move(slots)) {}
 
   absl::string_view name() const override { return "sw-protected"; }
   BackendKind kind() const override { return BackendKind::kSwProtected; }
@@ -73,6 +78,7 @@ class SwProtectedBackend : public Backend {
   const kvm::Vm* const vm_;
   GuestMemory* const shared_;
   const std::vector<std::unique_ptr<PrivateRegion>> private_;
+  const std::vector<SlotRange> slots_;
 };
 
 absl::Status SwProtectedBackend::ForEachBacked(
@@ -102,8 +108,13 @@ absl::StatusOr<PageFault> SwProtectedBackend::TranslateFault(
                      " access at ", fault.address.ToString(),
                      " failed (flags 0x", absl::Hex(fault.flags), ")"));
   }
-  return PageFault{.page = memory::GuestAddress::FromGfn(fault.address.gfn()),
-                   .wanted = PageState::kShared};
+  PageFault wanted;
+  wanted.page = memory::GuestAddress::FromGfn(fault.address.gfn());
+  wanted.wanted = PageState::kShared;
+  for (const SlotRange& slot : slots_) {
+    if (slot.range.Contains(fault.address)) wanted.slot = slot.slot;
+  }
+  return wanted;
 }
 
 // View B: guest_memfd at x | C. Without mappable files its pages need the
@@ -158,7 +169,8 @@ absl::StatusOr<BackendVm> CreateSwProtectedVm(const kvm::System& system,
     RETURN_IF_ERROR(result.vm->SetMemoryAttributes(ranges[i], true));
   }
   result.backend = std::make_unique<SwProtectedBackend>(
-      c_bit, result.vm.get(), result.memory.get(), std::move(regions));
+      c_bit, result.vm.get(), result.memory.get(), std::move(regions),
+      slots.slots());
   return result;
 }
 

@@ -304,10 +304,10 @@ TEST(MicroguestTest, ADeniedImplicitConversionEndsTheVcpuAndSaysAll) {
   ASSERT_OK(guest->FillPages(Microguest::SharedVa(kData), 1, 1));
   guest->broker().ArmImplicitPolicy();
   ASSERT_OK(guest->FillPages(kData + kPageSize, 1, 11));
-  EXPECT_THAT(
-      guest->CheckPages(Microguest::SharedVa(kData + kPageSize), 1, 0),
-      Fails(AllOf(HasSubstr("0x201000"), HasSubstr("private"),
-                  HasSubstr("denied by policy"), HasSubstr("RIP 0x8"))));
+  EXPECT_THAT(guest->CheckPages(Microguest::SharedVa(kData + kPageSize), 1, 0),
+              Fails(AllOf(HasSubstr("0x201000"), HasSubstr("private"),
+                          HasSubstr("denied by policy"), HasSubstr(", slot 1"),
+                          HasSubstr("RIP 0x8"))));
   // Nothing was converted, nothing lost.
   EXPECT_EQ(guest->states().Get(GuestAddress(kData + kPageSize)),
             PageState::kPrivate);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/exit_router.h"
 
+#include <string>
+
 #include "absl/strings/str_cat.h"
 
 namespace cloister::vmm {
@@ -95,7 +97,11 @@ absl::Status ExitRouter::OnMemoryFault(const kvm::MemoryFaultExit& fault,
     memory::FaultConversion result = parts_.broker->ConvertForFault(
         wanted->page, wanted->wanted, generation);
     if (result.action == FaultAction::kResume) return absl::OkStatus();
-    status = result.detail;
+    status = absl::Status(result.detail.code(),
+                          wanted->slot.has_value()
+                              ? absl::StrCat(result.detail.message(), ", slot ",
+                                             wanted->slot->value())
+                              : std::string(result.detail.message()));
   }
   conversion_failed_.store(true);
   return status;
