@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/memory/conversion_broker.h"
+
+#include <atomic>
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/memory/fake_backend.h"
+#include "cloister/memory/fault_listener.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::memory {
+namespace {
+
+using base::IsOkAndHolds;
+using base::StatusIs;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Method = FakeBackend::Method;
+using Reason = HostConversionReason;
+
+constexpr uint64_t kEnd = 0x40000;        // of RAM
+constexpr uint64_t kAliasedEnd = 0x4000;  // below it, aliased
+constexpr uint64_t kChunk = 4 * kPageSize;
+constexpr uint64_t kToPrivate = 0x10;  // hypercall attributes
+constexpr uint64_t kToShared = 0;
+
+GuestRange Range(uint64_t start, uint64_t size) {
+  return *GuestRange::Create(GuestAddress(start), size);
+}
+
+// 256 KiB of RAM, all private but for four aliased pages, and two listeners.
+struct World {
+  explicit World(ConversionBrokerOptions options = {},
+                 ConversionContent content = ConversionContent::kLost)
+      : backend(content, kChunk, &log), a("a", &log), b("b", &log) {
+    auto mapping = HostMapping::CreateMemfd("ram", kEnd, {});
+    EXPECT_OK(mapping);
+    std::vector<MemoryRegion> regions;
+    regions.push_back(
+        *MemoryRegion::Create(GuestAddress(0), std::move(*mapping)));
+    memory.emplace(*GuestMemory::Create(std::move(regions)));
+    view = *SharedView::Create(&*memory, &states);
+    auto created = ConversionBroker::Create(&states, &backend, view.get(),
+                                            std::move(options));
+    EXPECT_OK(created);
+    broker = *std::move(created);
+    EXPECT_OK(broker->AddRam(Range(0, kAliasedEnd), PageState::kAliased));
+    EXPECT_OK(broker->AddRam(Range(kAliasedEnd, kEnd - kAliasedEnd),
+                             PageState::kPrivate));
+    broker->AddListener(&a);
+    broker->AddListener(&b);
+    broker->GuestStarted();
+    log.Take();
+  }
+
+  GuestConversion Guest(const GuestRange& range, uint64_t attributes) {
+    return broker->ConvertForGuest(range.start().value(),
+                                   range.size() / kPageSize, attributes);
+  }
+  void MustConvert(const GuestRange& range, uint64_t attributes) {
+    EXPECT_EQ(Guest(range, attributes).code, GuestConversionCode::kOk);
+  }
+  void Fill(uint64_t salt) {
+    for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
+      backend.GuestWrite(GuestAddress(at), at + salt);
+    }
+  }
+  // What is wrong with the whole; "" if nothing is. Backing that is not
+  // accounted for as leftover or pending counts.
+  std::string Wrong() {
+    uint64_t double_backed = 0;
+    std::vector<GuestRange> shared;
+    for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
+      const GuestAddress page(at);
+      const PageState state = states.Get(page);
+      const FakeBackend::Page cell = backend.Get(page);
+      if (cell.attribute != state) {
+        return absl::StrCat(page.ToString(), ": the map says ",
+                            PageStateName(state), ", the backend ",
+                            PageStateName(cell.attribute));
+      }
+      const bool other = state == PageState::kShared ? cell.private_.has_value()
+                                                     : cell.shared.has_value();
+      if (backend.content() == ConversionContent::kLost && other) {
+        double_backed += kPageSize;
+      }
+    }
+    states.ForEachRange(Range(0, kEnd), [&](const StateRange& part) {
+      if (part.state == PageState::kShared) shared.push_back(part.range);
+      return true;
+    });
+    if (double_backed > broker->stats().double_backed_bytes) {
+      return absl::StrCat(double_backed, " bytes are backed twice, unnoticed");
+    }
+    if (!backend.violations().empty()) return backend.violations()[0];
+    for (FaultListener* listener : {&a, &b}) {
+      if (!listener->violations().empty()) return listener->violations()[0];
+      if (listener->half_prepared() != 0) return "half prepared";
+      if (listener->mapped() != shared) return "mapped is not what is shared";
+    }
+    return "";
+  }
+
+  StepLog log;
+  FakeBackend backend;
+  FaultListener a;
+  FaultListener b;
+  PageStateMap states;
+  std::optional<GuestMemory> memory;
+  std::unique_ptr<SharedView> view;
+  std::unique_ptr<ConversionBroker> broker;
+};
+
+TEST(ConversionBrokerTest, StepsInOrderBothWays) {
+  World world;
+  world.MustConvert(Range(0x8000, 0x1000), kToShared);
+  EXPECT_THAT(
+      world.log.Take(),
+      ElementsAre("a prepare", "b prepare", "reserve", "attribute shared",
+                  "free private", "a map", "b map", "a commit", "b commit"));
+  world.MustConvert(Range(0x8000, 0x1000), kToPrivate);
+  EXPECT_THAT(
+      world.log.Take(),
+      ElementsAre("a prepare", "b prepare", "a unmap", "b unmap",
+                  "attribute private", "free shared", "a commit", "b commit"));
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, ANoOpTouchesNothing) {
+  World world;
+  world.MustConvert(Range(0x8000, 0x2000), kToShared);
+  world.Fill(1);
+  world.log.Take();
+  world.MustConvert(Range(0x8000, 0x2000), kToShared);
+  world.MustConvert(Range(0xc000, 0x2000), kToPrivate);
+  EXPECT_THAT(world.log.Take(), IsEmpty());
+  // Only the page that was private loses its private content.
+  world.MustConvert(Range(0x9000, 0x2000), kToShared);
+  EXPECT_EQ(world.backend.GuestRead(GuestAddress(0x8000)), 0x8001u);
+  EXPECT_EQ(world.backend.GuestRead(GuestAddress(0x9000)), 0x9001u);
+  EXPECT_EQ(world.backend.GuestRead(GuestAddress(0xa000)), 0u);
+  EXPECT_EQ(world.backend.GuestRead(GuestAddress(0xb000)), 0xb001u);
+  EXPECT_EQ(world.broker->stats().no_ops, 2u);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, AliasedMemoryIsClipped) {
+  World world;
+  GuestConversion done = world.Guest(Range(0x2000, 0x4000), kToShared);
+  EXPECT_EQ(done.code, GuestConversionCode::kOk);
+  EXPECT_EQ(done.bytes_changed, 0x2000u);
+  EXPECT_EQ(world.states.Get(GuestAddress(0x3000)), PageState::kAliased);
+  EXPECT_EQ(world.broker->stats().aliased_bytes, 0x2000u);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, BadRequestsChangeNothing) {
+  World world;
+  const uint64_t generation = world.states.CurrentGeneration();
+  constexpr uint64_t kPages = uint64_t{1} << 52;
+  const std::vector<std::pair<uint64_t, uint64_t>> bad = {
+      {0x8001, 1},      {0x8000, 0},          {UINT64_MAX - 0xfff, 2},
+      {kEnd, 1},        {kEnd - 0x1000, 2},   {0, kPages - 1},
+      {0x8000, kPages}, {0x8000, UINT64_MAX}, {uint64_t{1} << 51, 1}};
+  for (const auto& [gpa, pages] : bad) {
+    EXPECT_EQ(world.broker->ConvertForGuest(gpa, pages, kToShared).code,
+              GuestConversionCode::kInvalid)
+        << gpa << " " << pages;
+  }
+  EXPECT_EQ(world.broker->stats().refused, bad.size());
+  EXPECT_EQ(world.states.CurrentGeneration(), generation);
+  EXPECT_THAT(world.log.Take(), IsEmpty());
+}
+
+// Checks each chunk of `range` after a conversion that stopped somewhere: old
+// with its content, or new and empty, and in this order.
+uint64_t NewBytes(World* world, const GuestRange& range, PageState to) {
+  uint64_t fresh = 0;
+  bool stopped = false;
+  for (uint64_t offset = 0; offset < range.size();) {
+    const GuestRange chunk = ChunkAt(range, offset, kChunk);
+    const bool converted = world->states.IsWholly(chunk, to);
+    EXPECT_FALSE(stopped && converted) << "converted past the failure";
+    stopped |= !converted;
+    for (uint64_t at = chunk.start().value(); at <= chunk.last().value();
+         at += kPageSize) {
+      const GuestAddress page(at);
+      EXPECT_EQ(world->states.Get(page) == to, converted) << "a half chunk";
+      EXPECT_EQ(world->backend.GuestRead(page), converted ? 0 : at + 7);
+    }
+    if (converted) fresh += chunk.size();
+    offset += chunk.size();
+  }
+  return fresh;
+}
+
+// One page, two whole chunks, one page.
+const GuestRange kStraddling = Range(0xb000, 0xa000);
+
+// Fails the n-th call of the backend for n = 0, 1, ... until nothing fails.
+TEST(ConversionBrokerTest, EveryBackendFailureLeavesWholeChunks) {
+  for (PageState to : {PageState::kShared, PageState::kPrivate}) {
+    const uint64_t attributes =
+        to == PageState::kShared ? kToShared : kToPrivate;
+    uint64_t failures = 0;
+    for (uint64_t n = 0;; ++n) {
+      SCOPED_TRACE(absl::StrCat(PageStateName(to), ", call ", n));
+      World world;
+      if (to == PageState::kPrivate) world.MustConvert(kStraddling, kToShared);
+      world.Fill(7);
+      world.backend.FailCalls(std::nullopt, n, 1,
+                              absl::ResourceExhaustedError("told to"));
+      GuestConversion result = world.Guest(kStraddling, attributes);
+      const bool failed = world.backend.failed();
+      EXPECT_EQ(NewBytes(&world, kStraddling, to), result.bytes_changed);
+      EXPECT_EQ(world.Wrong(), "");
+      EXPECT_OK(world.broker->fatal());
+      if (result.code == GuestConversionCode::kOk) {
+        EXPECT_EQ(result.bytes_changed, kStraddling.size());
+        // Only freeing, which is last, may fail unnoticed by the guest.
+        EXPECT_EQ(world.broker->stats().leftover_bytes != 0, failed);
+      } else {
+        EXPECT_EQ(result.code, GuestConversionCode::kFailed);
+        EXPECT_TRUE(failed);
+        EXPECT_EQ(world.broker->stats().failed, 1u);
+      }
+      // What was left over goes, and what was refused can be done.
+      world.backend.FailNothing();
+      EXPECT_OK(world.broker->Reconcile());
+      EXPECT_EQ(world.broker->stats().double_backed_bytes, 0u);
+      EXPECT_EQ(world.Wrong(), "");
+      world.MustConvert(kStraddling, attributes);
+      EXPECT_EQ(world.Wrong(), "");
+      if (!failed) break;
+      ++failures;
+    }
+    // Four chunks of three resp. two calls.
+    EXPECT_EQ(failures, to == PageState::kShared ? 12u : 8u);
+  }
+}
+
+TEST(ConversionBrokerTest, ARefusingListenerRollsBackThoseBefore) {
+  for (bool second : {false, true}) {
+    World world;
+    world.Fill(7);
+    FaultListener& refuses = second ? world.b : world.a;
+    refuses.RefusePrepare(0);
+    GuestConversion result = world.Guest(kStraddling, kToShared);
+    EXPECT_EQ(result.code, GuestConversionCode::kFailed);
+    EXPECT_THAT(std::string(result.detail.message()),
+                HasSubstr(absl::StrCat("refused by ", refuses.name())));
+    EXPECT_TRUE(refuses.refused());
+    EXPECT_EQ(NewBytes(&world, kStraddling, PageState::kShared), 0u);
+    if (second) {
+      EXPECT_THAT(world.log.Take(),
+                  ElementsAre("a prepare", "b prepare", "a rollback"));
+    } else {
+      EXPECT_THAT(world.log.Take(), ElementsAre("a prepare"));
+    }
+    EXPECT_EQ(world.Wrong(), "");
+    world.MustConvert(kStraddling, kToShared);
+    EXPECT_EQ(world.Wrong(), "");
+  }
+}
+
+TEST(ConversionBrokerTest, TheRestRollsBackInReverse) {
+  World world;
+  // The second chunk's attribute: the first one stays.
+  world.backend.FailCalls(Method::kSet, 1, 1, absl::InternalError("told to"));
+  GuestConversion result = world.Guest(Range(0x8000, 0x8000), kToShared);
+  EXPECT_EQ(result.bytes_changed, kChunk);
+  std::vector<std::string> steps = world.log.Take();
+  ASSERT_GE(steps.size(), 4u);
+  EXPECT_THAT(std::vector<std::string>(steps.end() - 4, steps.end()),
+              ElementsAre("a commit", "b commit", "b rollback", "a rollback"));
+  EXPECT_EQ(world.broker->stats().undone_chunks, 1u);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, AFailedUndoIsFatalAndMayShutDownFromInside) {
+  ConversionBroker* broker = nullptr;
+  std::vector<absl::Status> reported;
+  ConversionBrokerOptions options;
+  options.on_fatal = [&](const absl::Status& status) {
+    reported.push_back(status);
+    broker->Shutdown();
+  };
+  World world(options);
+  broker = world.broker.get();
+  world.backend.FailCalls(Method::kSet, 0, 2, absl::InternalError("told to"));
+  GuestConversion result = world.Guest(Range(0x8000, 0x4000), kToShared);
+  EXPECT_EQ(result.code, GuestConversionCode::kFailed);
+  ASSERT_EQ(reported.size(), 1u);
+  EXPECT_THAT(std::string(reported[0].message()), HasSubstr("undoing"));
+  EXPECT_EQ(world.broker->fatal(), reported[0]);
+  GuestConversion later = world.Guest(Range(0x20000, 0x1000), kToShared);
+  EXPECT_EQ(later.code, GuestConversionCode::kFailed);
+  EXPECT_EQ(later.detail, reported[0]);
+  EXPECT_EQ(world.a.half_prepared(), 0u);
+  EXPECT_FALSE(world.broker->Reset().ok());
+}
+
+TEST(ConversionBrokerTest, AStaleFaultDestroysNothing) {
+  World world;
+  const GuestAddress page(0x8000);
+  // vCPU 1 wants the page shared; its exit is not handled yet.
+  const uint64_t generation = world.states.CurrentGeneration();
+  world.MustConvert(Range(0x8000, 0x1000), kToShared);
+  world.MustConvert(Range(0x8000, 0x1000), kToPrivate);
+  world.backend.GuestWrite(page, 42);
+  EXPECT_EQ(world.broker->ConvertForFault(page, PageState::kShared, generation)
+                .action,
+            FaultAction::kResume);
+  EXPECT_EQ(world.states.Get(page), PageState::kPrivate);
+  EXPECT_EQ(world.backend.GuestRead(page), 42u);
+  EXPECT_EQ(world.broker->stats().stale_faults, 1u);
+  // The same fault again, from after the change, is meant.
+  EXPECT_EQ(world.broker
+                ->ConvertForFault(page, PageState::kShared,
+                                  world.states.CurrentGeneration())
+                .action,
+            FaultAction::kResume);
+  EXPECT_EQ(world.states.Get(page), PageState::kShared);
+}
+
+TEST(ConversionBrokerTest, ImplicitPolicyHoldsFromItsSetPoint) {
+  for (ImplicitPolicy policy : {ImplicitPolicy::kAllow, ImplicitPolicy::kCount,
+                                ImplicitPolicy::kDeny}) {
+    ConversionBrokerOptions options;
+    options.policy.implicit = policy;
+    World world(options);
+    auto fault = [&](uint64_t at) {
+      return world.broker->ConvertForFault(GuestAddress(at), PageState::kShared,
+                                           world.states.CurrentGeneration());
+    };
+    EXPECT_EQ(fault(0x8000).action, FaultAction::kResume);
+    EXPECT_EQ(world.broker->stats().implicit_after_set_point, 0u);
+    world.broker->ArmImplicitPolicy();
+    const bool denied = policy == ImplicitPolicy::kDeny;
+    EXPECT_EQ(fault(0x9000).action,
+              denied ? FaultAction::kDeny : FaultAction::kResume);
+    EXPECT_EQ(world.states.Get(GuestAddress(0x9000)),
+              denied ? PageState::kPrivate : PageState::kShared);
+    EXPECT_EQ(world.broker->stats().implicit_after_set_point,
+              policy == ImplicitPolicy::kCount ? 1u : 0u);
+    EXPECT_EQ(world.broker->stats().implicit_denied, denied ? 1u : 0u);
+    EXPECT_EQ(fault(kEnd).action, FaultAction::kDeny);
+    EXPECT_EQ(fault(0x1000).action, FaultAction::kDeny);  // aliased
+    EXPECT_EQ(fault(0x8001).action, FaultAction::kFail);
+    EXPECT_EQ(world.Wrong(), "");
+  }
+}
+
+TEST(ConversionBrokerTest, TheHostTakesOnlyWhatIsItsOwn) {
+  ConversionBrokerOptions options;
+  options.exchange_windows = {Range(0x20000, 0x4000)};
+  World world(options);
+  const GuestRange page = Range(0x8000, 0x1000);
+  auto convert = [&](const GuestRange& range, Reason reason) {
+    return world.broker->ConvertForHost({&range, 1}, PageState::kShared,
+                                        reason);
+  };
+  for (Reason reason :
+       {Reason::kBeforeBoot, Reason::kGivenUp, Reason::kExchangeWindow}) {
+    EXPECT_THAT(convert(page, reason),
+                StatusIs(absl::StatusCode::kFailedPrecondition,
+                         HasSubstr("guest owns this page")));
+  }
+  EXPECT_THAT(convert(Range(0x23000, 0x2000), Reason::kExchangeWindow),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(convert(Range(kEnd, 0x1000), Reason::kExchangeWindow),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(convert(Range(0x1000, 0x1000), Reason::kExchangeWindow),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(convert(Range(0x21000, 0x1000), Reason::kExchangeWindow),
+              IsOkAndHolds(0x1000u));
+  ASSERT_OK(world.broker->GuestGaveUp(page));
+  EXPECT_THAT(convert(page, Reason::kGivenUp), IsOkAndHolds(0x1000u));
+  ASSERT_OK(world.broker->GuestTookBack(page));
+  EXPECT_EQ(world.states.Get(page.start()), PageState::kPrivate);
+  EXPECT_FALSE(convert(page, Reason::kGivenUp).ok());
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, TheSharedLimitRefusesAndGivesBack) {
+  ConversionBrokerOptions options;
+  options.policy.shared_limit = 0x4000;
+  World world(options);
+  world.MustConvert(Range(0x8000, 0x3000), kToShared);
+  EXPECT_EQ(world.Guest(Range(0x10000, 0x2000), kToShared).code,
+            GuestConversionCode::kNotPermitted);
+  // A failed request keeps nothing of the budget.
+  world.backend.FailCalls(Method::kReserve, 0, 1, absl::InternalError("no"));
+  EXPECT_EQ(world.Guest(Range(0x10000, 0x1000), kToShared).code,
+            GuestConversionCode::kFailed);
+  world.MustConvert(Range(0x10000, 0x1000), kToShared);
+  world.MustConvert(Range(0x8000, 0x3000), kToPrivate);
+  world.MustConvert(Range(0x8000, 0x3000), kToShared);
+  EXPECT_EQ(world.broker->stats().shared_bytes, 0x4000u);
+}
+
+TEST(ConversionBrokerTest, TheRateLimitDelaysAndDoesNotRefuse) {
+  std::vector<std::chrono::nanoseconds> delays;
+  ConversionBrokerOptions options;
+  options.policy.per_second = 1;
+  options.policy.burst = 1;
+  options.delay = [&](std::chrono::nanoseconds delay) {
+    delays.push_back(delay);
+  };
+  World world(options);
+  world.MustConvert(Range(0x8000, 0x1000), kToShared);
+  EXPECT_THAT(delays, IsEmpty());
+  world.MustConvert(Range(0x9000, 0x1000), kToShared);
+  ASSERT_EQ(delays.size(), 1u);
+  EXPECT_LE(delays[0], std::chrono::seconds(1));
+  EXPECT_EQ(world.broker->stats().delayed, 1u);
+}
+
+TEST(ConversionBrokerTest, ALeaseThatStaysMakesThePagePendingPrivate) {
+  ConversionBrokerOptions options;
+  options.lease_wait = std::chrono::nanoseconds(0);
+  World world(options);
+  world.MustConvert(Range(0x8000, 0x2000), kToShared);
+  world.Fill(7);
+  auto lease = world.view->Acquire(GuestAddress(0x8000), 16);
+  ASSERT_OK(lease);
+  world.MustConvert(Range(0x8000, 0x2000), kToPrivate);
+  EXPECT_EQ(world.broker->stats().pending_private_bytes, 0x1000u);
+  EXPECT_TRUE(world.backend.Get(GuestAddress(0x8000)).shared.has_value());
+  EXPECT_FALSE(world.backend.Get(GuestAddress(0x9000)).shared.has_value());
+  EXPECT_FALSE(world.view->Acquire(GuestAddress(0x8000), 16).ok());
+  auto report = world.broker->Reconcile();
+  ASSERT_OK(report);
+  EXPECT_EQ(report->leased_bytes, 0x1000u);
+  EXPECT_EQ(report->freed_bytes, 0u);
+  { Lease ended = *std::move(lease); }
+  while (world.broker->stats().pending_private_bytes != 0) {
+    std::this_thread::yield();
+  }
+  EXPECT_FALSE(world.backend.Get(GuestAddress(0x8000)).shared.has_value());
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, InPlaceNeitherReservesNorFreesAndKeepsContent) {
+  ConversionBrokerOptions options;
+  options.busy_wait = std::chrono::milliseconds(1);
+  World world(options, ConversionContent::kPreserved);
+  world.Fill(7);
+  world.MustConvert(Range(0x8000, 0x2000), kToShared);
+  EXPECT_EQ(world.backend.GuestRead(GuestAddress(0x8000)), 0x8007u);
+  {
+    auto lease = world.view->Acquire(GuestAddress(0x8000), 16);
+    ASSERT_OK(lease);
+    EXPECT_EQ(world.Guest(Range(0x8000, 0x2000), kToPrivate).code,
+              GuestConversionCode::kFailed);
+    EXPECT_EQ(world.states.Get(GuestAddress(0x8000)), PageState::kShared);
+  }
+  // A page that is busy once is tried again.
+  world.backend.FailCalls(Method::kSet, 0, 1, absl::UnavailableError("pinned"));
+  world.MustConvert(Range(0x8000, 0x2000), kToPrivate);
+  EXPECT_EQ(world.backend.calls(Method::kReserve), 0u);
+  EXPECT_EQ(world.backend.calls(Method::kFreeShared), 0u);
+  EXPECT_EQ(world.backend.calls(Method::kFreePrivate), 0u);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, RequestsQueueWhilePausedAndComplete) {
+  World world;
+  world.broker->Pause();
+  const GuestRange page = Range(0x8000, 0x1000);
+  EXPECT_THAT(world.broker->ConvertForHost({&page, 1}, PageState::kShared,
+                                           Reason::kGivenUp),
+              StatusIs(absl::StatusCode::kUnavailable));
+  auto waits = std::async(std::launch::async,
+                          [&] { return world.Guest(page, kToShared).code; });
+  while (world.broker->stats().queued != 1) std::this_thread::yield();
+  EXPECT_EQ(world.states.Get(page.start()), PageState::kPrivate);
+  world.broker->Resume();
+  EXPECT_EQ(waits.get(), GuestConversionCode::kOk);
+  EXPECT_EQ(world.states.Get(page.start()), PageState::kShared);
+}
+
+TEST(ConversionBrokerTest, RequestsForTheSamePagesQueueForOthersPass) {
+  World world;
+  std::promise<void> entered;
+  std::promise<void> leave;
+  std::atomic<bool> first{true};
+  world.backend.during_set = [&](const GuestRange&, PageState) {
+    if (!first.exchange(false)) return;
+    entered.set_value();
+    leave.get_future().wait();
+  };
+  auto one = std::async(std::launch::async, [&] {
+    return world.Guest(Range(0x8000, 0x1000), kToShared).code;
+  });
+  entered.get_future().wait();
+  auto two = std::async(std::launch::async, [&] {
+    return world.Guest(Range(0x8000, 0x2000), kToPrivate).code;
+  });
+  while (world.broker->stats().queued != 1) std::this_thread::yield();
+  world.MustConvert(Range(0x20000, 0x1000), kToShared);
+  leave.set_value();
+  EXPECT_EQ(one.get(), GuestConversionCode::kOk);
+  EXPECT_EQ(two.get(), GuestConversionCode::kOk);
+  EXPECT_EQ(world.states.Get(GuestAddress(0x8000)), PageState::kPrivate);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, ShutdownEndsWaitsAndResetStartsAfresh) {
+  World world;
+  world.MustConvert(Range(0x8000, 0x5000), kToShared);
+  world.Fill(7);
+  ASSERT_OK(world.broker->Reset());
+  for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
+    EXPECT_EQ(world.states.Get(GuestAddress(at)), PageState::kPrivate);
+    EXPECT_EQ(world.backend.GuestRead(GuestAddress(at)), 0u);
+  }
+  EXPECT_EQ(world.Wrong(), "");
+  world.broker->Pause();
+  auto waits = std::async(std::launch::async, [&] {
+    return world.Guest(Range(0x8000, 0x1000), kToShared).code;
+  });
+  while (world.broker->stats().queued != 1) std::this_thread::yield();
+  world.broker->Shutdown();
+  EXPECT_EQ(waits.get(), GuestConversionCode::kFailed);
+  EXPECT_EQ(world.states.Get(GuestAddress(0x8000)), PageState::kPrivate);
+}
+
+TEST(ConversionBrokerTest, ReconcileFindsWhatNobodyKnewOf) {
+  World world;
+  world.MustConvert(Range(0x8000, 0x1000), kToShared);
+  world.backend.Back(BackingSide::kPrivate, GuestAddress(0x8000), 1);
+  world.backend.Back(BackingSide::kShared, GuestAddress(0xa000), 1);
+  world.backend.Back(BackingSide::kShared, GuestAddress(0xb000), 1);
+  auto report = world.broker->Reconcile();
+  ASSERT_OK(report);
+  EXPECT_EQ(report->private_bytes, 0x1000u);
+  EXPECT_EQ(report->shared_bytes, 0x2000u);
+  EXPECT_EQ(report->freed_bytes, 0x3000u);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+}  // namespace
+}  // namespace cloister::memory
