@@ -23,25 +23,13 @@ struct FatalSignal {
 };
 // Signals that end a process by default; without those that libraries use to
 // interrupt threads.
-constexpr std::array<FatalSignal, 18> kFatalSignals = {{
-    {SIGHUP, false},
-    {SIGINT, false},
-    {SIGQUIT, false},
-    {SIGILL, true},
-    {SIGTRAP, true},
-    {SIGABRT, true},
-    {SIGBUS, true},
-    {SIGFPE, true},
-    {SIGSEGV, true},
-    {SIGSYS, true},
-    {SIGPIPE, false},
-    {SIGALRM, false},
-    {SIGTERM, false},
-    {SIGXCPU, false},
-    {SIGXFSZ, false},
-    {SIGPROF, false},
-    {SIGIO, false},
-    {SIGVTALRM, false},
+constexpr std::array<FatalSignal, 22> kFatalSignals = {{
+    {SIGHUP, false},  {SIGINT, false},    {SIGQUIT, false}, {SIGILL, true},
+    {SIGTRAP, true},  {SIGABRT, true},    {SIGBUS, true},   {SIGFPE, true},
+    {SIGSEGV, true},  {SIGSYS, true},     {SIGPIPE, false}, {SIGALRM, false},
+    {SIGTERM, false}, {SIGXCPU, false},   {SIGXFSZ, false}, {SIGPROF, false},
+    {SIGIO, false},   {SIGVTALRM, false}, {SIGUSR1, false}, {SIGUSR2, false},
+    {SIGPWR, false},  {SIGSTKFLT, false},
 }};
 
 // Signal and exit handlers have no other way to find the terminal. What they

@@ -207,7 +207,8 @@ TEST_F(PtyTest, SignalsOnTheLoopEndCleanly) {
 }
 
 TEST_F(PtyTest, SignalsWithoutALoopStillRestore) {
-  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGXCPU}) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGXCPU,
+                     SIGUSR1, SIGUSR2, SIGPWR, SIGSTKFLT}) {
     Start(/*graceful=*/false);
     ::kill(child_, signal);
     ExpectKilledBy(signal);
