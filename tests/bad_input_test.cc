@@ -70,6 +70,28 @@ TEST_F(BadInputTest, MissingKernel) {
                 "/no/such/vmlinuz");
 }
 
+TEST_F(BadInputTest, MissingKernelOfAConfidentialGuest) {
+  ExpectOneLine({"--kernel", "/no/such/vmlinuz"}, 1, "/no/such/vmlinuz");
+}
+
+// Not bad input, but as final: ud2 without an IDT.
+TEST_F(BadInputTest, TripleFaultHasItsOwnExitCodeAndShowsRegisters) {
+  std::vector<boot::FakeSegment> segments = boot::LinuxLikeSegments();
+  segments[0].data = {0x0f, 0x0b};
+  std::vector<uint8_t> elf = boot::MakeElf(segments, segments[0].physical);
+  std::string kernel =
+      File("ud2",
+           std::string(reinterpret_cast<const char*>(elf.data()), elf.size()));
+  ASSERT_OK_AND_ASSIGN(
+      auto process,
+      GuestProcess::Start({"cli/cloister", "run", "--kernel", kernel,
+                           "--memory", "32M", "--confidential", "off"}));
+  ASSERT_OK_AND_ASSIGN(int exit_code, process->Wait());
+  EXPECT_EQ(exit_code, 3) << process->output();
+  EXPECT_THAT(process->output(), HasSubstr("triple fault"));
+  EXPECT_THAT(process->output(), HasSubstr("rip="));
+}
+
 TEST_F(BadInputTest, KernelIsADirectory) {
   ExpectOneLine({"--kernel", "/", "--confidential", "off"}, 1, "/");
 }
