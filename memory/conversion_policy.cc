@@ -40,6 +40,7 @@ nanoseconds ConversionRateLimiter::Take(Time now) {
 }
 
 bool SharedBudget::TryTake(uint64_t bytes) {
+  if (bytes == 0) return true;  // a no-op is fine even past the limit
   base::MutexLock lock(&mutex_);
   if (used_ > limit_ || bytes > limit_ - used_) return false;
   used_ += bytes;
