@@ -34,8 +34,9 @@ namespace cloister::memory {
 // and 2 MiB: a lease counts in the fewest aligned blocks that its range divides
 // into, and a conversion looks at every block that its range touches. So only
 // real overlaps meet, and leases on different pages share no counter. Taking
-// and ending a lease is lock-free. Counters are zero pages that use memory only
-// near pages that were leased, about 1/1000 of those.
+// and ending a lease is lock-free while no conversion waits. Counters are zero
+// pages that use memory only near pages that were leased, about 1/1000 of
+// those.
 //
 // Env is RealLeaseEnv, or a scheduler that a test puts in its place. Ranges
 // are rounded out to pages and must have been covered.

@@ -93,8 +93,8 @@ class Lease {
 //
 // A range that is not wholly shared is an error with a ShareRefusal, which the
 // caller reports to its driver. Guest memory changes under the reader's eyes:
-// read once, validate the copy. Thread-safe; lock-free unless a conversion
-// waits for the very pages a lease ends on.
+// read once, validate the copy. Thread-safe; lock-free, except that a lease
+// which ends while some conversion waits for leases takes a lock to wake it.
 class SharedView {
  public:
   // Both must outlive the view. ResourceExhausted without memory for counters.
