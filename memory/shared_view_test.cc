@@ -288,7 +288,7 @@ TEST_F(SharedViewTest, MovingALeaseMovesItsCount) {
     EXPECT_EQ(moved.range(), page);
     EXPECT_TRUE(leases().AnyLeased(page));
     // NOLINTNEXTLINE(bugprone-use-after-move): that is what is tested.
-    EXPECT_THAT(lease.Write(0, {{1}}),
+    EXPECT_THAT(lease.Write(0, {1}),
                 base::StatusIs(absl::StatusCode::kFailedPrecondition));
     EXPECT_THAT(lease.Load<uint8_t>(0, kRelaxed),
                 base::StatusIs(absl::StatusCode::kFailedPrecondition));
@@ -300,7 +300,7 @@ TEST_F(SharedViewTest, MovingALeaseMovesItsCount) {
     Lease& self = assigned;
     assigned = std::move(self);
     EXPECT_TRUE(leases().AnyLeased(page));
-    EXPECT_OK(assigned.Write(0, {{1}}));
+    EXPECT_OK(assigned.Write(0, {1}));
     lease = std::move(assigned);
   }
   EXPECT_TRUE(leases().AnyLeased(page));
