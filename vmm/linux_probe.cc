@@ -164,9 +164,13 @@ absl::StatusOr<GuestMemory> CreateMemory(const kvm::Vm& vm) {
   return GuestMemory::Create(std::move(regions));
 }
 
-absl::StatusOr<kvm::VcpuFd> CreateVcpu(const kvm::Vm& vm,
+absl::StatusOr<kvm::VcpuFd> CreateVcpu(const kvm::System& system,
+                                       const kvm::Vm& vm,
                                        const vcpu::LongModeEntry& entry) {
   ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, vm.CreateVcpu(0));
+  // Without long mode and NX in its CPUID a vCPU may not be given EFER.
+  ASSIGN_OR_RETURN(std::vector<kvm::CpuidEntry> cpuid, system.SupportedCpuid());
+  RETURN_IF_ERROR(vcpu.SetCpuid(cpuid));
   ASSIGN_OR_RETURN(kvm::SpecialRegisters reset, vcpu.GetSpecialRegisters());
   kvm::SpecialRegisters special =
       vcpu::LongModeSpecialRegisters(entry, reset, /*x2apic=*/false);
@@ -206,7 +210,7 @@ absl::Status ProbeLinux(const kvm::System& system, int kick_signal,
   ASSIGN_OR_RETURN(GuestMemory memory, CreateMemory(vm));
   vcpu::LongModeEntry entry;
   RETURN_IF_ERROR(PlaceGuest(memory, &entry));
-  ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, CreateVcpu(vm, entry));
+  ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, CreateVcpu(system, vm, entry));
 
   Reports reports;
   base::Mutex mutex;
