@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/base/log.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <utility>
@@ -10,6 +11,9 @@
 
 namespace cloister::base {
 namespace {
+
+// A pipe that is ready for output takes this much without blocking (PIPE_BUF).
+constexpr size_t kLongestLine = 4096;
 
 int64_t NowSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -72,8 +76,17 @@ Logger::Sink StderrSink() {
         level == LogLevel::kInfo
             ? absl::StrCat("cloister: ", line, "\n")
             : absl::StrCat("cloister: ", LogLevelName(level), ": ", line, "\n");
-    (void)RetryOnEintr(
-        [&] { return ::write(STDERR_FILENO, text.data(), text.size()); });
+    if (text.size() > kLongestLine) {
+      text.resize(kLongestLine - 1);
+      text.push_back('\n');
+    }
+    // The caller may be a vCPU's thread, and a guest can cause lines: rather
+    // lose one than wait for a reader of stderr that has stopped reading.
+    pollfd ready = {STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&ready, 1, 0) == 1 && (ready.revents & POLLOUT) != 0) {
+      (void)RetryOnEintr(
+          [&] { return ::write(STDERR_FILENO, text.data(), text.size()); });
+    }
   };
 }
 

@@ -53,7 +53,8 @@ class Logger {
 };
 
 // A sink that writes "cloister: <level>: <line>\n" to stderr in one write(2);
-// info lines carry no level.
+// info lines carry no level. Never blocks on a pipe: drops what it has no room
+// for, and cuts lines at 4 KiB.
 Logger::Sink StderrSink();
 
 }  // namespace cloister::base

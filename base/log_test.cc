@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/base/log.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <string>
 #include <vector>
 
@@ -39,6 +42,22 @@ TEST(LoggerTest, LimitsLinesPerSecond) {
   // A second may pass during the loop: two windows at most, and their report.
   EXPECT_GE(recorder.lines.size(), 5u);
   EXPECT_LE(recorder.lines.size(), 11u);
+}
+
+TEST(LoggerTest, AReaderOfStderrThatStoppedDoesNotHoldUpTheCaller) {
+  int fds[2];
+  ASSERT_EQ(::pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+  const std::string block(4096, 'x');
+  while (::write(fds[1], block.data(), block.size()) > 0) {
+  }
+  // Blocking from here on: a write to the full pipe would wait for ever.
+  ASSERT_EQ(::fcntl(fds[1], F_SETFL, 0), 0);
+  const int saved = ::dup(STDERR_FILENO);
+  ::dup2(fds[1], STDERR_FILENO);
+  Logger logger(StderrSink(), LogLevel::kInfo);
+  logger.Warning("nobody reads this");
+  ::dup2(saved, STDERR_FILENO);
+  for (int fd : {saved, fds[0], fds[1]}) ::close(fd);
 }
 
 TEST(LoggerTest, NullLoggerAcceptsEverything) {
