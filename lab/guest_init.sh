@@ -46,8 +46,10 @@ watch_power_button() {
     [ "$text" = "Power Button" ] || continue
     event=${name#/sys/class/input/}
     event=${event%%/*}
+    # Opened before anyone is told that the guest listens: events are queued only from then on.
+    exec 3<"/dev/input/$event"
     (
-      busybox dd if="/dev/input/$event" of=/dev/null bs=24 count=1 2>/dev/null
+      busybox dd of=/dev/null bs=24 count=1 <&3 2>/dev/null
       echo "cloister guest: power button"
       finish
     ) &
