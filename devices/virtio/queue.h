@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_DEVICES_VIRTIO_QUEUE_H_
+#define CLOISTER_DEVICES_VIRTIO_QUEUE_H_
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "cloister/devices/virtio/queue_error.h"
+#include "cloister/memory/guest_address.h"
+#include "cloister/memory/shared_view.h"
+
+namespace cloister::devices::virtio {
+
+// Where a driver put a virtqueue, as the transport's registers say (virtio 1.3,
+// sections 2.7 and 2.8). Nothing is checked until Queue::Create.
+struct QueueConfig {
+  uint16_t size = 0;            // descriptors
+  memory::GuestAddress desc;    // descriptor table, or the packed ring
+  memory::GuestAddress driver;  // avail ring, or driver event suppression
+  memory::GuestAddress device;  // used ring, or device event suppression
+  bool packed = false;          // VIRTIO_F_RING_PACKED
+  bool indirect = false;        // VIRTIO_F_INDIRECT_DESC
+  bool event_idx = false;       // VIRTIO_F_EVENT_IDX
+};
+
+// One request of the driver: its buffers, leased until this object is gone or
+// pushed back. All readable bytes come before all writable ones. Move-only;
+// may be handed to another thread.
+class Chain {
+ public:
+  Chain(Chain&&) noexcept = default;
+  Chain& operator=(Chain&&) noexcept = default;
+
+  uint64_t readable_size() const { return readable_size_; }
+  uint64_t writable_size() const { return writable_size_; }
+
+  // Copies bytes at `offset` within the readable part, or to the writable one.
+  // OutOfRange, touching nothing, for what is not inside. Guest memory changes
+  // at any time: read once, validate the copy.
+  absl::Status Read(uint64_t offset, absl::Span<uint8_t> to) const;
+  absl::Status Write(uint64_t offset, absl::Span<const uint8_t> from) const;
+
+  // The host's addresses of [offset, offset + size) of either part, for vector
+  // I/O that ends before this object does. OutOfRange as above.
+  absl::StatusOr<std::vector<struct iovec>> ReadableIovecs(uint64_t offset,
+                                                           uint64_t size);
+  absl::StatusOr<std::vector<struct iovec>> WritableIovecs(uint64_t offset,
+                                                           uint64_t size);
+
+ private:
+  friend class SplitQueue;
+  friend class PackedQueue;
+  friend class ChainBuilder;
+  Chain() = default;
+
+  uint16_t id_ = 0;           // head index (split), buffer id (packed)
+  uint16_t descriptors_ = 1;  // ring entries it took (packed)
+  uint64_t readable_size_ = 0;
+  uint64_t writable_size_ = 0;
+  std::vector<memory::Lease> readable_;
+  std::vector<memory::Lease> writable_;
+};
+
+// The device's side of one virtqueue. Everything in guest memory is hostile:
+// each field is read once and the copy validated; chains are bounded by the
+// ring size (and by kMaxIndirect for indirect tables).
+//
+// An error of any method means that the driver broke the rules, or took the
+// ring's memory away: the device must stop using the queue and report
+// DEVICE_NEEDS_RESET; the error's QueueErrorOf() is the reason to count.
+//
+// Used by one thread at a time.
+class Queue {
+ public:
+  // Indirect tables hold at most this many descriptors.
+  static constexpr uint16_t kMaxIndirect = 1024;
+  static constexpr uint16_t kMaxSize = 32768;
+
+  // Checks size, alignment and that the rings are shared. `view` must outlive
+  // the queue.
+  static absl::StatusOr<std::unique_ptr<Queue>> Create(
+      const QueueConfig& config, memory::SharedView& view);
+  virtual ~Queue() = default;
+
+  // The next request; nullopt when the driver has offered no more.
+  virtual absl::StatusOr<std::optional<Chain>> Pop() = 0;
+
+  // Puts the chain popped last back to the front, for a device that cannot take
+  // it now (an empty rate limiter). At most one chain.
+  virtual void Unpop(Chain chain) = 0;
+
+  // Returns a request, in any order, `written` bytes of its writable part
+  // filled. Drops its leases, then publishes it.
+  virtual absl::Status Push(Chain chain, uint32_t written) = 0;
+
+  // True if the driver wants an interrupt for what was pushed since the last
+  // call.
+  virtual absl::StatusOr<bool> NeedsInterrupt() = 0;
+
+  // Asks the driver not to kick (a hint), or to kick again. EnableKicks returns
+  // true if requests came in the meantime: then Pop again instead of waiting.
+  virtual absl::Status DisableKicks() = 0;
+  virtual absl::StatusOr<bool> EnableKicks() = 0;
+
+  virtual uint16_t size() const = 0;
+};
+
+}  // namespace cloister::devices::virtio
+
+#endif  // CLOISTER_DEVICES_VIRTIO_QUEUE_H_
