@@ -22,8 +22,12 @@ class Worker {
       const std::string& name, std::function<void()> on_start = nullptr);
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
-  // Stops the loop and joins. Not on the worker's own thread.
+  // As Stop.
   ~Worker();
+
+  // Stops the loop and joins; the loop itself stays until this is gone. May be
+  // called again. Not on the worker's own thread.
+  void Stop();
 
   base::EventLoop& loop() { return *loop_; }
   bool IsCurrent() const {

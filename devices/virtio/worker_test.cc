@@ -6,6 +6,7 @@
 #include <future>
 #include <string>
 
+#include "cloister/base/event_fd.h"
 #include "cloister/base/status_matchers.h"
 #include "gtest/gtest.h"
 
@@ -38,6 +39,15 @@ TEST(WorkerTest, RunsOnStartBeforeAnyTask) {
 TEST(WorkerTest, StopsWhenDestroyed) {
   ASSERT_OK_AND_ASSIGN(std::unique_ptr<Worker> worker, Worker::Create("w"));
   worker.reset();  // Joins: a loop that went on would hang the test here.
+}
+
+TEST(WorkerTest, KeepsTheLoopAfterStop) {
+  ASSERT_OK_AND_ASSIGN(std::unique_ptr<Worker> worker, Worker::Create("w"));
+  ASSERT_OK_AND_ASSIGN(base::EventFd event, base::EventFd::Create());
+  ASSERT_OK(worker->loop().Add(event.fd(), EPOLLIN, [](uint32_t) {}));
+  worker->Stop();
+  worker->Stop();
+  worker->loop().Remove(event.fd());
 }
 
 }  // namespace
