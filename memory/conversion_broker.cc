@@ -31,6 +31,9 @@ bool IsConvertible(PageState state) {
   return state == PageState::kPrivate || state == PageState::kShared;
 }
 
+// Nothing else here is Aborted.
+bool WasReset(const absl::Status& status) { return absl::IsAborted(status); }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ConversionBroker>> ConversionBroker::Create(
@@ -66,11 +69,13 @@ ConversionBroker::ConversionBroker(PageStateMap* states, PageBackend* backend,
       options_(std::move(options)),
       rate_(options_.policy),
       budget_(options_.policy.shared_limit) {
-  pending_ =
-      std::make_unique<PendingPrivate>(view_, [this](const GuestRange& range) {
+  pending_ = std::make_unique<PendingPrivate>(
+      view_,
+      [this](const GuestRange& range) {
         Turn turn = EnterInner(range);
         executor_->FreePending(range);
-      });
+      },
+      options_.on_thread_start);
   executor_ = std::make_unique<ConversionExecutor>(ConversionExecutor::Parts{
       backend_, &view_->leases(), pending_.get(), &leftovers_, &stats_,
       [this](const GuestRange& range, PageState state) {
@@ -86,6 +91,7 @@ ConversionBroker::~ConversionBroker() {
 
 GuestConversion ConversionBroker::ConvertForGuest(uint64_t gpa, uint64_t npages,
                                                   uint64_t attributes) {
+  const uint64_t life = life_.load();
   DelayForRate();
   const steady_clock::time_point arrival = steady_clock::now();
   absl::StatusOr<MapGpaRange> decoded =
@@ -94,7 +100,7 @@ GuestConversion ConversionBroker::ConvertForGuest(uint64_t gpa, uint64_t npages,
     return {GuestConversionCode::kInvalid, 0, Refuse(decoded.status())};
   }
   const GuestRange range = decoded->range;
-  absl::StatusOr<Turn> turn = queue_.Enter({&range, 1}, Priority::kGuest);
+  absl::StatusOr<Turn> turn = EnterRequest({&range, 1}, Priority::kGuest, life);
   if (!turn.ok()) return {GuestConversionCode::kFailed, 0, turn.status()};
   Outcome outcome =
       Convert({ConversionOrigin::kExplicit, decoded->to, {&range, 1}});
@@ -106,8 +112,7 @@ GuestConversion ConversionBroker::ConvertForGuest(uint64_t gpa, uint64_t npages,
 FaultConversion ConversionBroker::ConvertForFault(GuestAddress page,
                                                   PageState wanted,
                                                   uint64_t generation) {
-  DelayForRate();
-  const steady_clock::time_point arrival = steady_clock::now();
+  const uint64_t life = life_.load();
   absl::StatusOr<GuestRange> range =
       GuestRange::CreatePageAligned(page, kPageSize);
   if (!range.ok() || !IsConvertible(wanted)) {
@@ -115,11 +120,34 @@ FaultConversion ConversionBroker::ConvertForFault(GuestAddress page,
                                     "memory fault at ", page.ToString(),
                                     " wants ", PageStateName(wanted))))};
   }
-  absl::StatusOr<Turn> turn = queue_.Enter({&*range, 1}, Priority::kGuest);
+  // Another vCPU's conversion makes faults like these; they cost no token.
+  if (FaultIsVoid(page, wanted, generation)) {
+    return {FaultAction::kResume, absl::OkStatus()};
+  }
+  DelayForRate();
+  const steady_clock::time_point arrival = steady_clock::now();
+  absl::StatusOr<Turn> turn =
+      EnterRequest({&*range, 1}, Priority::kGuest, life);
+  if (!turn.ok() && WasReset(turn.status())) {
+    return {FaultAction::kResume, absl::OkStatus()};
+  }
   if (!turn.ok()) return {FaultAction::kFail, turn.status()};
   FaultConversion result = DecideFault(page, wanted, generation);
   stats_.RecordLatency(steady_clock::now() - arrival);
   return result;
+}
+
+bool ConversionBroker::FaultIsVoid(GuestAddress page, PageState wanted,
+                                   uint64_t generation) {
+  if (states_->ChangedSince(page, generation)) {
+    // The fault tells what the guest wanted before; acting on it now could
+    // destroy what it has put there since.
+    stats_.Apply([](ConversionStats& stats) { ++stats.stale_faults; });
+    return true;
+  }
+  if (states_->Get(page) != wanted) return false;
+  stats_.Apply([](ConversionStats& stats) { ++stats.needless_faults; });
+  return true;
 }
 
 FaultConversion ConversionBroker::DecideFault(GuestAddress page,
@@ -135,14 +163,7 @@ FaultConversion ConversionBroker::DecideFault(GuestAddress page,
     return {FaultAction::kDeny,
             Refuse(absl::InvalidArgumentError(why("not convertible")))};
   }
-  if (states_->ChangedSince(page, generation)) {
-    // The fault tells what the guest wanted before; acting on it now could
-    // destroy what it has put there since.
-    stats_.Apply([](ConversionStats& stats) { ++stats.stale_faults; });
-    return {FaultAction::kResume, absl::OkStatus()};
-  }
-  if (state == wanted) {
-    stats_.Apply([](ConversionStats& stats) { ++stats.needless_faults; });
+  if (FaultIsVoid(page, wanted, generation)) {
     return {FaultAction::kResume, absl::OkStatus()};
   }
   if (implicit_armed_.load()) {
@@ -167,6 +188,7 @@ FaultConversion ConversionBroker::DecideFault(GuestAddress page,
 absl::StatusOr<uint64_t> ConversionBroker::ConvertForHost(
     absl::Span<const GuestRange> ranges, PageState to,
     HostConversionReason reason) {
+  const uint64_t life = life_.load();
   uint64_t merges = 0;
   if (!IsConvertible(to)) {
     return Refuse(absl::InvalidArgumentError(
@@ -175,7 +197,7 @@ absl::StatusOr<uint64_t> ConversionBroker::ConvertForHost(
   absl::StatusOr<std::vector<GuestRange>> merged =
       CoalesceRanges(ranges, &merges);
   if (!merged.ok()) return Refuse(merged.status());
-  ASSIGN_OR_RETURN(Turn turn, queue_.Enter(*merged, Priority::kHost));
+  ASSIGN_OR_RETURN(Turn turn, EnterRequest(*merged, Priority::kHost, life));
   const Request request{ConversionOrigin::kHost, to, *merged};
   absl::Status status = CheckHostMay(request, reason);
   if (!status.ok()) return Refuse(std::move(status));
@@ -195,6 +217,10 @@ absl::Status ConversionBroker::CheckHostMay(const Request& request,
     return absl::InvalidArgumentError(
         absl::StrCat(effect.aliased_bytes, " bytes of it are aliased"));
   }
+  if (phase_.load() == ConversionPhase::kLaunching) {
+    return absl::FailedPreconditionError(
+        "guest owns this page: the launch is not verified yet");
+  }
   for (const GuestRange& range : request.ranges) {
     if (!HostOwns(range, reason)) {
       return absl::FailedPreconditionError(
@@ -208,7 +234,7 @@ bool ConversionBroker::HostOwns(const GuestRange& range,
                                 HostConversionReason reason) {
   switch (reason) {
     case HostConversionReason::kBeforeBoot:
-      return !started_.load();
+      return phase_.load() == ConversionPhase::kBuilding;
     case HostConversionReason::kGivenUp:
       return given_up_.ForEachRange(range, [](const StateRange& part) {
         return part.state != PageState::kNotRam;
@@ -224,8 +250,11 @@ bool ConversionBroker::HostOwns(const GuestRange& range,
 absl::StatusOr<RequestEffect> ConversionBroker::Admit(const Request& request) {
   ASSIGN_OR_RETURN(RequestEffect effect,
                    CheckRequest(*states_, request.ranges, request.to));
-  if (request.to == PageState::kShared &&
-      !budget_.TryTake(effect.changed_bytes)) {
+  if (request.to != PageState::kShared) return effect;
+  if (request.origin == ConversionOrigin::kHost &&
+      phase_.load() == ConversionPhase::kBuilding) {
+    budget_.Take(effect.changed_bytes);  // staged by the builder
+  } else if (!budget_.TryTake(effect.changed_bytes)) {
     return absl::PermissionDeniedError(
         absl::StrCat("sharing ", effect.changed_bytes, " bytes more than the ",
                      budget_.used(), " shared now passes the limit of ",
@@ -285,12 +314,23 @@ ConversionBroker::Outcome ConversionBroker::RunBatches(const Request& request) {
   }
 }
 
+absl::StatusOr<ConversionBroker::Turn> ConversionBroker::EnterRequest(
+    absl::Span<const GuestRange> ranges, Priority priority, uint64_t life) {
+  absl::StatusOr<Turn> turn = queue_.Enter(ranges, priority);
+  // What the rate limit held up across a reset was meant for pages that are no
+  // more.
+  if (turn.ok() && life_.load() != life)
+    return absl::AbortedError("the guest was reset");
+  return turn;
+}
+
 ConversionBroker::Turn ConversionBroker::EnterInner(const GuestRange& range) {
   return *queue_.Enter({&range, 1}, Priority::kInner);
 }
 
 void ConversionBroker::DelayForRate() {
-  const nanoseconds delay = rate_.Take(steady_clock::now());
+  const nanoseconds delay = rate_.Take(
+      options_.now != nullptr ? options_.now() : steady_clock::now());
   if (delay == nanoseconds(0)) return;
   stats_.Apply([](ConversionStats& stats) { ++stats.delayed; });
   if (options_.delay != nullptr) {

@@ -19,6 +19,7 @@
 #include "cloister/memory/conversion_queue.h"
 #include "cloister/memory/conversion_request.h"
 #include "cloister/memory/conversion_stats.h"
+#include "cloister/memory/conversion_types.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/page_backend.h"
 #include "cloister/memory/page_state_map.h"
@@ -27,47 +28,6 @@
 
 namespace cloister::memory {
 
-// What a guest is told about its request. Whoever knows the VM type turns it
-// into a register value. There is no "try again": Linux never does.
-enum class GuestConversionCode {
-  kOk,
-  kInvalid,       // not pages of RAM, or bad arguments; nothing changed
-  kNotPermitted,  // past the limit on shared memory; nothing changed
-  kFailed,        // the host failed; `bytes_changed` were converted
-};
-
-struct GuestConversion {
-  GuestConversionCode code;
-  uint64_t bytes_changed;  // in whole chunks from the start of the request
-  absl::Status detail;     // for logs
-};
-
-// What a vCPU does after a memory fault.
-enum class FaultAction {
-  kResume,  // run the guest again
-  kDeny,    // the guest may not: the VM ends, `detail` says why
-  kFail,    // the host could not: the VM ends, `detail` says why
-};
-
-struct FaultConversion {
-  FaultAction action;
-  absl::Status detail;
-};
-
-// Why the host thinks that it may convert.
-enum class HostConversionReason {
-  kBeforeBoot,      // the guest has not run
-  kGivenUp,         // the guest put the pages into its balloon
-  kExchangeWindow,  // configured, and outside the guest's e820
-};
-
-struct ReconcileReport {
-  uint64_t shared_bytes = 0;   // found on the shared side of private pages
-  uint64_t private_bytes = 0;  // found on the private side of shared pages
-  uint64_t freed_bytes = 0;
-  uint64_t leased_bytes = 0;  // left alone: pending-private
-};
-
 struct ConversionBrokerOptions {
   ConversionPolicy policy;
   // How long one request waits for leases before pages go pending-private.
@@ -75,14 +35,20 @@ struct ConversionBrokerOptions {
   // How long one request waits for busy pages of an in-place backend, and a
   // reset for leases, before it fails.
   std::chrono::nanoseconds busy_wait = std::chrono::seconds(5);
-  // Page-aligned RAM where the host may convert at any time.
+  // Page-aligned memory where the host may convert once the guest runs. It is
+  // no RAM of the guest (its e820 does not list it): AddRam refuses it, and
+  // AddExchangeWindow alone declares it.
   std::vector<GuestRange> exchange_windows;
   // Called once, from the thread that hit it, when a page's state became
   // uncertain: the VM must stop. Every later request fails with this status.
   std::function<void(const absl::Status&)> on_fatal;
+  // Runs first on the thread that the broker starts for the ends of leases (a
+  // seccomp filter).
+  std::function<void()> on_thread_start;
   // Waits before a request that is too early for the rate limit; tests put
-  // their own here. By default it really waits.
+  // their own here, and the limit's clock. By default it really waits.
   std::function<void(std::chrono::nanoseconds)> delay;
+  std::function<std::chrono::steady_clock::time_point()> now;
 };
 
 // The one place that changes page states. Thread-safe; requests for the same
@@ -104,11 +70,32 @@ class ConversionBroker {
   ConversionBroker& operator=(const ConversionBroker&) = delete;
 
   // The builder: declares page-aligned addresses that are not RAM yet to be
-  // RAM in `state`, now and after each Reset. FailedPrecondition once the guest
-  // started. An error leaves part of it done: the VM cannot be used.
+  // RAM in `state`, now and after each Reset. FailedPrecondition unless
+  // kBuilding; InvalidArgument, changing nothing, for what is not wholly
+  // memory (has no slot) or lies in an exchange window. If the backend fails,
+  // part of it is done and the VM cannot be used.
   absl::Status AddRam(const GuestRange& range, PageState state);
-  // From now on the host must not take pages from the guest.
+  // As AddRam, for memory inside one of the configured exchange windows;
+  // `state` is kPrivate or kShared.
+  absl::Status AddExchangeWindow(const GuestRange& range, PageState state);
+
+  // The phases follow each other in this order (kLaunching may be left out),
+  // and Reset goes back to kBuilding. Each change waits for the requests under
+  // way and holds up all others, so a request sees one phase from its turn on.
+  //
+  // Before the first vCPU runs a shim. FailedPrecondition unless kBuilding.
+  absl::Status BeginLaunch();
+  // The shim has verified the launch: makes what was staged for it private,
+  // also while paused, and starts the guest's own life. From a vCPU's thread,
+  // while the guest stands still. On an error the phase stays kLaunching and
+  // the VM must end; FailedPrecondition in another phase.
+  absl::Status FinishLaunch(absl::Span<const GuestRange> staged);
+  // From now on the host must not take pages from the guest; for guests that
+  // start without a shim. Does nothing once the guest runs or has stopped.
   void GuestStarted();
+  // Every vCPU thread has ended: nothing needs the guest's memory any more.
+  void GuestStopped();
+  ConversionPhase phase() const { return phase_.load(); }
   // The set point of ConversionPolicy::implicit.
   void ArmImplicitPolicy() { implicit_armed_.store(true); }
 
@@ -122,39 +109,57 @@ class ConversionBroker {
                                   uint64_t attributes);
   // A memory fault on `page`, as translated by the backend; `generation` is
   // PageStateMap::CurrentGeneration() from before the vCPU entered the guest.
+  // A stale or needless fault, or one whose wait a Reset ended, just resumes;
+  // the first two are free of the rate limit.
   FaultConversion ConvertForFault(GuestAddress page, PageState wanted,
                                   uint64_t generation);
   // The control API; returns the bytes changed. Either every range may be
   // converted, or nothing is: InvalidArgument for what is not convertible RAM,
-  // FailedPrecondition ("guest owns this page") where `reason` does not hold,
-  // Unavailable while paused. After a later error what was done stays.
+  // FailedPrecondition ("guest owns this page") where `reason` does not hold
+  // and while kLaunching, Unavailable while paused, Aborted if a Reset came
+  // first. The shared limit counts from kLaunching on. After a later error what
+  // was done stays.
   absl::StatusOr<uint64_t> ConvertForHost(absl::Span<const GuestRange> ranges,
                                           PageState to,
                                           HostConversionReason reason);
 
   // The balloon: the guest will not touch these pages until it takes them
   // back, which gives them the state that they had. InvalidArgument for what
-  // is not convertible RAM. Free page reporting ends with its acknowledgement:
-  // take the pages back before it.
+  // is not convertible RAM, FailedPrecondition unless kRunning. Free page
+  // reporting ends with its acknowledgement: take the pages back before it.
   absl::Status GuestGaveUp(const GuestRange& range);
   absl::Status GuestTookBack(const GuestRange& range);
 
   // Holds up requests until Resume; returns once none is under way. A vCPU
-  // whose request waits does not run: it counts as paused. Pauses nest.
+  // whose request waits does not run: it counts as paused. Pauses nest; a
+  // Resume without one does nothing.
   void Pause() { queue_.Pause(); }
   void Resume() { queue_.Resume(); }
   // Ends the waits of all requests; they and all later ones fail.
   void Shutdown();
 
   // With the vCPUs stopped and devices reset: every page back to its first
-  // state, without content; requests that wait are cancelled; the guest counts
-  // as not started. Unavailable if a lease does not end within busy_wait. May
-  // be called again after an error; the guest must not run before it succeeds.
+  // state, without content; requests that wait, and those that came before and
+  // are held up by the rate limit, are cancelled (a fault then resumes, the
+  // others fail with Aborted); back to kBuilding. Unavailable if a lease does
+  // not end within busy_wait. May be called again after an error; the guest
+  // must not run before it succeeds.
   absl::Status Reset();
 
-  // Frees pages that are backed on the wrong side, and counts them. Requests
-  // go on meanwhile. Returns the first error, after trying everything.
-  absl::StatusOr<ReconcileReport> Reconcile();
+  // Counts pages that are backed on the wrong side, and frees them where no
+  // guest can miss them: before it runs, once it has stopped, and while paused
+  // if the caller says kAllReported. Beside a guest that is alive it only
+  // counts, paused or not: what looks like a stray may be data that Linux wrote
+  // just before it reports the conversion, and no generation tells the two
+  // apart. Requests go on meanwhile.
+  //
+  // Returns fatal() if the VM must stop, else the first error, after trying
+  // everything; FailedPrecondition while kLaunching, and for kAllReported of a
+  // guest that runs and is not paused.
+  absl::StatusOr<ReconcileReport> Reconcile(
+      GuestPages pages = GuestPages::kMayBeUnreported);
+  // As Reconcile, and frees nothing in any phase: the totals of a VM's end.
+  absl::StatusOr<ReconcileReport> CountDoubleBacked();
 
   ConversionStats stats();
   // Why the VM must stop; OK if it need not.
@@ -176,6 +181,15 @@ class ConversionBroker {
   ConversionBroker(PageStateMap* states, PageBackend* backend, SharedView* view,
                    ConversionBrokerOptions options);
 
+  // A turn for a request of the guest's `life`; Aborted once that is over.
+  absl::StatusOr<Turn> EnterRequest(absl::Span<const GuestRange> ranges,
+                                    ConversionQueue::Priority priority,
+                                    uint64_t life);
+  // Whether a fault is stale or needless, and counted as that.
+  bool FaultIsVoid(GuestAddress page, PageState wanted, uint64_t generation);
+  absl::Status Declare(const GuestRange& range, PageState state);
+  absl::Status CheckGuestRuns() const;
+
   // These need a turn on the request's pages. Convert asks Admit first; Run
   // converts, `taken` shared bytes having been taken from the budget before.
   Outcome Convert(const Request& request);
@@ -189,11 +203,15 @@ class ConversionBroker {
   bool HostOwns(const GuestRange& range, HostConversionReason reason);
   absl::Status ConvertToMap(const PageStateMap& wanted,
                             const GuestRange& range);
+  absl::Status ResetTo(const std::vector<StateRange>& ram);
   absl::Status ResetContent(const StateRange& part);
-  absl::Status ReconcileWindow(const GuestRange& window,
+  absl::StatusOr<ReconcileReport> Survey(bool may_free, GuestPages pages);
+  // Whether a reconciliation may free; an error if it must not even look.
+  absl::StatusOr<bool> MayFree(GuestPages pages);
+  absl::Status ReconcileWindow(const GuestRange& window, bool free,
                                ReconcileReport* report);
   absl::Status ReconcileSide(BackingSide side, const GuestRange& range,
-                             ReconcileReport* report);
+                             bool free, ReconcileReport* report);
 
   // A turn for the broker's own work, which is never refused.
   Turn EnterInner(const GuestRange& range);
@@ -215,7 +233,8 @@ class ConversionBroker {
   LeftoverPages leftovers_;
   PageStateMap initial_;   // what Reset goes back to
   PageStateMap given_up_;  // the state to give back; else not RAM
-  std::atomic<bool> started_{false};
+  std::atomic<ConversionPhase> phase_{ConversionPhase::kBuilding};
+  std::atomic<uint64_t> life_{0};  // of the guest: one more with each Reset
   std::atomic<bool> implicit_armed_{false};
   std::atomic<uint64_t> next_set_id_{1};
 

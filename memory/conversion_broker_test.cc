@@ -14,8 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
-#include "cloister/memory/fake_backend.h"
-#include "cloister/memory/fault_listener.h"
+#include "cloister/memory/conversion_world.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -30,97 +29,28 @@ using ::testing::IsEmpty;
 using Method = FakeBackend::Method;
 using Reason = HostConversionReason;
 
-constexpr uint64_t kEnd = 0x40000;        // of RAM
-constexpr uint64_t kAliasedEnd = 0x4000;  // below it, aliased
-constexpr uint64_t kChunk = 4 * kPageSize;
-constexpr uint64_t kToPrivate = 0x10;  // hypercall attributes
-constexpr uint64_t kToShared = 0;
+constexpr uint64_t kEnd = ConversionWorld::kEnd;
+constexpr uint64_t kAliasedEnd = ConversionWorld::kAliasedEnd;
+constexpr uint64_t kChunk = ConversionWorld::kChunk;
+constexpr uint64_t kToPrivate = ConversionWorld::kToPrivate;
+constexpr uint64_t kToShared = ConversionWorld::kToShared;
 
 GuestRange Range(uint64_t start, uint64_t size) {
-  return *GuestRange::Create(GuestAddress(start), size);
+  return ConversionWorld::Range(start, size);
 }
 
-// 256 KiB of RAM, all private but for four aliased pages, and two listeners.
-struct World {
-  explicit World(ConversionBrokerOptions options = {},
-                 ConversionContent content = ConversionContent::kLost)
-      : backend(content, kChunk, &log), a("a", &log), b("b", &log) {
-    auto mapping = HostMapping::CreateMemfd("ram", kEnd, {});
-    EXPECT_OK(mapping);
-    std::vector<MemoryRegion> regions;
-    regions.push_back(
-        *MemoryRegion::Create(GuestAddress(0), std::move(*mapping)));
-    memory.emplace(*GuestMemory::Create(std::move(regions)));
-    view = *SharedView::Create(&*memory, &states);
-    auto created = ConversionBroker::Create(&states, &backend, view.get(),
-                                            std::move(options));
-    EXPECT_OK(created);
-    broker = *std::move(created);
-    EXPECT_OK(broker->AddRam(Range(0, kAliasedEnd), PageState::kAliased));
-    EXPECT_OK(broker->AddRam(Range(kAliasedEnd, kEnd - kAliasedEnd),
-                             PageState::kPrivate));
-    broker->AddListener(&a);
-    broker->AddListener(&b);
-    broker->GuestStarted();
-    log.Take();
-  }
-
-  GuestConversion Guest(const GuestRange& range, uint64_t attributes) {
-    return broker->ConvertForGuest(range.start().value(),
-                                   range.size() / kPageSize, attributes);
-  }
+struct World : ConversionWorld {
+  using ConversionWorld::ConversionWorld;
   void MustConvert(const GuestRange& range, uint64_t attributes) {
     EXPECT_EQ(Guest(range, attributes).code, GuestConversionCode::kOk);
   }
-  void Fill(uint64_t salt) {
-    for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
-      backend.GuestWrite(GuestAddress(at), at + salt);
-    }
+  // This guest has told of all that it wrote.
+  absl::Status Tidy() {
+    broker->Pause();
+    auto report = broker->Reconcile(GuestPages::kAllReported);
+    broker->Resume();
+    return report.status();
   }
-  // What is wrong with the whole; "" if nothing is. Backing that is not
-  // accounted for as leftover or pending counts.
-  std::string Wrong() {
-    uint64_t double_backed = 0;
-    std::vector<GuestRange> shared;
-    for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
-      const GuestAddress page(at);
-      const PageState state = states.Get(page);
-      const FakeBackend::Page cell = backend.Get(page);
-      if (cell.attribute != state) {
-        return absl::StrCat(page.ToString(), ": the map says ",
-                            PageStateName(state), ", the backend ",
-                            PageStateName(cell.attribute));
-      }
-      const bool other = state == PageState::kShared ? cell.private_.has_value()
-                                                     : cell.shared.has_value();
-      if (backend.content() == ConversionContent::kLost && other) {
-        double_backed += kPageSize;
-      }
-    }
-    states.ForEachRange(Range(0, kEnd), [&](const StateRange& part) {
-      if (part.state == PageState::kShared) shared.push_back(part.range);
-      return true;
-    });
-    if (double_backed > broker->stats().double_backed_bytes) {
-      return absl::StrCat(double_backed, " bytes are backed twice, unnoticed");
-    }
-    if (!backend.violations().empty()) return backend.violations()[0];
-    for (FaultListener* listener : {&a, &b}) {
-      if (!listener->violations().empty()) return listener->violations()[0];
-      if (listener->half_prepared() != 0) return "half prepared";
-      if (listener->mapped() != shared) return "mapped is not what is shared";
-    }
-    return "";
-  }
-
-  StepLog log;
-  FakeBackend backend;
-  FaultListener a;
-  FaultListener b;
-  PageStateMap states;
-  std::optional<GuestMemory> memory;
-  std::unique_ptr<SharedView> view;
-  std::unique_ptr<ConversionBroker> broker;
 };
 
 TEST(ConversionBrokerTest, StepsInOrderBothWays) {
@@ -238,7 +168,7 @@ TEST(ConversionBrokerTest, EveryBackendFailureLeavesWholeChunks) {
       }
       // What was left over goes, and what was refused can be done.
       world.backend.FailNothing();
-      EXPECT_OK(world.broker->Reconcile());
+      EXPECT_OK(world.Tidy());
       EXPECT_EQ(world.broker->stats().double_backed_bytes, 0u);
       EXPECT_EQ(world.Wrong(), "");
       world.MustConvert(kStraddling, attributes);
@@ -361,37 +291,6 @@ TEST(ConversionBrokerTest, ImplicitPolicyHoldsFromItsSetPoint) {
     EXPECT_EQ(fault(0x8001).action, FaultAction::kFail);
     EXPECT_EQ(world.Wrong(), "");
   }
-}
-
-TEST(ConversionBrokerTest, TheHostTakesOnlyWhatIsItsOwn) {
-  ConversionBrokerOptions options;
-  options.exchange_windows = {Range(0x20000, 0x4000)};
-  World world(options);
-  const GuestRange page = Range(0x8000, 0x1000);
-  auto convert = [&](const GuestRange& range, Reason reason) {
-    return world.broker->ConvertForHost({&range, 1}, PageState::kShared,
-                                        reason);
-  };
-  for (Reason reason :
-       {Reason::kBeforeBoot, Reason::kGivenUp, Reason::kExchangeWindow}) {
-    EXPECT_THAT(convert(page, reason),
-                StatusIs(absl::StatusCode::kFailedPrecondition,
-                         HasSubstr("guest owns this page")));
-  }
-  EXPECT_THAT(convert(Range(0x23000, 0x2000), Reason::kExchangeWindow),
-              StatusIs(absl::StatusCode::kFailedPrecondition));
-  EXPECT_THAT(convert(Range(kEnd, 0x1000), Reason::kExchangeWindow),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(convert(Range(0x1000, 0x1000), Reason::kExchangeWindow),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(convert(Range(0x21000, 0x1000), Reason::kExchangeWindow),
-              IsOkAndHolds(0x1000u));
-  ASSERT_OK(world.broker->GuestGaveUp(page));
-  EXPECT_THAT(convert(page, Reason::kGivenUp), IsOkAndHolds(0x1000u));
-  ASSERT_OK(world.broker->GuestTookBack(page));
-  EXPECT_EQ(world.states.Get(page.start()), PageState::kPrivate);
-  EXPECT_FALSE(convert(page, Reason::kGivenUp).ok());
-  EXPECT_EQ(world.Wrong(), "");
 }
 
 TEST(ConversionBrokerTest, TheSharedLimitRefusesAndGivesBack) {
@@ -536,20 +435,6 @@ TEST(ConversionBrokerTest, ShutdownEndsWaitsAndResetStartsAfresh) {
   world.broker->Shutdown();
   EXPECT_EQ(waits.get(), GuestConversionCode::kFailed);
   EXPECT_EQ(world.states.Get(GuestAddress(0x8000)), PageState::kPrivate);
-}
-
-TEST(ConversionBrokerTest, ReconcileFindsWhatNobodyKnewOf) {
-  World world;
-  world.MustConvert(Range(0x8000, 0x1000), kToShared);
-  world.backend.Back(BackingSide::kPrivate, GuestAddress(0x8000), 1);
-  world.backend.Back(BackingSide::kShared, GuestAddress(0xa000), 1);
-  world.backend.Back(BackingSide::kShared, GuestAddress(0xb000), 1);
-  auto report = world.broker->Reconcile();
-  ASSERT_OK(report);
-  EXPECT_EQ(report->private_bytes, 0x1000u);
-  EXPECT_EQ(report->shared_bytes, 0x2000u);
-  EXPECT_EQ(report->freed_bytes, 0x3000u);
-  EXPECT_EQ(world.Wrong(), "");
 }
 
 }  // namespace

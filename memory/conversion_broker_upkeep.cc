@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/memory/conversion_broker.h"
+#include "cloister/memory/range_set.h"
 
 namespace cloister::memory {
 namespace {
@@ -25,15 +26,41 @@ GuestRange Everything() {
 
 absl::Status ConversionBroker::AddRam(const GuestRange& range,
                                       PageState state) {
-  if (started_.load()) {
-    return absl::FailedPreconditionError("the guest has started");
+  for (const GuestRange& window : options_.exchange_windows) {
+    if (!window.Overlaps(range)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("exchange window ", window.ToString(),
+                     " lies in the guest's RAM ", range.ToString()));
   }
+  return Declare(range, state);
+}
+
+absl::Status ConversionBroker::AddExchangeWindow(const GuestRange& range,
+                                                 PageState state) {
+  const bool inside = std::any_of(
+      options_.exchange_windows.begin(), options_.exchange_windows.end(),
+      [&](const GuestRange& window) { return window.Contains(range); });
+  if (!inside || state == PageState::kAliased) {
+    return absl::InvalidArgumentError(absl::StrCat("no exchange window has ",
+                                                   range.ToString(), " ",
+                                                   PageStateName(state)));
+  }
+  return Declare(range, state);
+}
+
+absl::Status ConversionBroker::Declare(const GuestRange& range,
+                                       PageState state) {
   if (!range.IsPageAligned() || state == PageState::kNotRam ||
-      !view_->leases().Covers(range)) {
+      range.last().value() >= PageStateMap::kEndAddress ||
+      !view_->memory_->Contains(range)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "cannot declare ", range.ToString(), " ", PageStateName(state)));
   }
   Turn turn = EnterInner(range);
+  if (phase() != ConversionPhase::kBuilding) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "declaring memory of a VM that is ", ConversionPhaseName(phase())));
+  }
   if (!states_->IsWholly(range, PageState::kNotRam)) {
     return absl::AlreadyExistsError(
         absl::StrCat("some of ", range.ToString(), " is RAM already"));
@@ -46,7 +73,47 @@ absl::Status ConversionBroker::AddRam(const GuestRange& range,
   return states_->Set(range, state);
 }
 
-void ConversionBroker::GuestStarted() { started_.store(true); }
+absl::Status ConversionBroker::BeginLaunch() {
+  Turn turn = EnterInner(Everything());
+  if (phase() != ConversionPhase::kBuilding) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("launching a VM that is ", ConversionPhaseName(phase())));
+  }
+  phase_.store(ConversionPhase::kLaunching);
+  return absl::OkStatus();
+}
+
+absl::Status ConversionBroker::FinishLaunch(
+    absl::Span<const GuestRange> staged) {
+  uint64_t merges = 0;
+  std::vector<GuestRange> merged;
+  if (!staged.empty()) {
+    ASSIGN_OR_RETURN(merged, CoalesceRanges(staged, &merges));
+  }
+  Turn turn = EnterInner(Everything());
+  RETURN_IF_ERROR(fatal());
+  if (phase() != ConversionPhase::kLaunching) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "launch verified in a VM that is ", ConversionPhaseName(phase())));
+  }
+  if (!merged.empty()) {
+    RETURN_IF_ERROR(
+        Convert({ConversionOrigin::kHost, PageState::kPrivate, merged}).status);
+  }
+  phase_.store(ConversionPhase::kRunning);
+  return absl::OkStatus();
+}
+
+void ConversionBroker::GuestStarted() {
+  Turn turn = EnterInner(Everything());
+  if (phase() == ConversionPhase::kStopped) return;
+  phase_.store(ConversionPhase::kRunning);
+}
+
+void ConversionBroker::GuestStopped() {
+  Turn turn = EnterInner(Everything());
+  phase_.store(ConversionPhase::kStopped);
+}
 
 void ConversionBroker::AddListener(ConversionListener* listener) {
   Turn turn = EnterInner(Everything());
@@ -61,10 +128,17 @@ void ConversionBroker::RemoveListener(ConversionListener* listener) {
                    listeners_.end());
 }
 
+absl::Status ConversionBroker::CheckGuestRuns() const {
+  if (phase() == ConversionPhase::kRunning) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("a balloon in a VM that is ", ConversionPhaseName(phase())));
+}
+
 absl::Status ConversionBroker::GuestGaveUp(const GuestRange& range) {
   uint64_t merges = 0;
   RETURN_IF_ERROR(CoalesceRanges({&range, 1}, &merges).status());
   Turn turn = EnterInner(range);
+  RETURN_IF_ERROR(CheckGuestRuns());
   ASSIGN_OR_RETURN(RequestEffect effect,
                    CheckRequest(*states_, {&range, 1}, PageState::kPrivate));
   if (effect.aliased_bytes > 0) {
@@ -87,6 +161,7 @@ absl::Status ConversionBroker::GuestTookBack(const GuestRange& range) {
   uint64_t merges = 0;
   RETURN_IF_ERROR(CoalesceRanges({&range, 1}, &merges).status());
   Turn turn = EnterInner(range);
+  RETURN_IF_ERROR(CheckGuestRuns());
   RETURN_IF_ERROR(ConvertToMap(given_up_, range));
   return given_up_.Set(range, PageState::kNotRam);
 }
@@ -116,9 +191,23 @@ std::vector<StateRange> ConversionBroker::Ram() const {
 }
 
 absl::Status ConversionBroker::Reset() {
-  queue_.CancelWaiting(absl::CancelledError("the guest was reset"));
+  queue_.CancelWaiting(absl::AbortedError("the guest was reset"));
   Turn turn = EnterInner(Everything());
+  life_.fetch_add(1);
+  RETURN_IF_ERROR(fatal());
   const std::vector<StateRange> ram = Ram();
+  absl::Status status = ResetTo(ram);
+  // A page that is in between now stays blocked.
+  RETURN_IF_ERROR(fatal());
+  for (const StateRange& part : ram) view_->leases().Unblock(part.range);
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(given_up_.Set(Everything(), PageState::kNotRam));
+  implicit_armed_.store(false);
+  phase_.store(ConversionPhase::kBuilding);
+  return absl::OkStatus();
+}
+
+absl::Status ConversionBroker::ResetTo(const std::vector<StateRange>& ram) {
   const auto deadline = steady_clock::now() + options_.busy_wait;
   absl::Status status;
   for (const StateRange& part : ram) {
@@ -126,15 +215,10 @@ absl::Status ConversionBroker::Reset() {
     status = absl::UnavailableError(absl::StrCat(
         "reset: a device still uses some of ", part.range.ToString()));
   }
-  if (status.ok()) status = ConvertToMap(initial_, Everything());
-  for (const StateRange& part : ram) {
-    if (status.ok()) status = ResetContent(part);
-  }
-  for (const StateRange& part : ram) view_->leases().Unblock(part.range);
-  if (!status.ok()) return status;
-  started_.store(false);
-  implicit_armed_.store(false);
-  return given_up_.Set(Everything(), PageState::kNotRam);
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(ConvertToMap(initial_, Everything()));
+  for (const StateRange& part : ram) RETURN_IF_ERROR(ResetContent(part));
+  return absl::OkStatus();
 }
 
 absl::Status ConversionBroker::ResetContent(const StateRange& part) {
@@ -163,7 +247,33 @@ absl::Status ConversionBroker::ResetContent(const StateRange& part) {
   return status;
 }
 
-absl::StatusOr<ReconcileReport> ConversionBroker::Reconcile() {
+absl::StatusOr<ReconcileReport> ConversionBroker::Reconcile(GuestPages pages) {
+  return Survey(/*may_free=*/true, pages);
+}
+
+absl::StatusOr<ReconcileReport> ConversionBroker::CountDoubleBacked() {
+  return Survey(/*may_free=*/false, GuestPages::kMayBeUnreported);
+}
+
+absl::StatusOr<bool> ConversionBroker::MayFree(GuestPages pages) {
+  switch (phase()) {
+    case ConversionPhase::kBuilding:
+    case ConversionPhase::kStopped:
+      return true;
+    case ConversionPhase::kLaunching:
+      return absl::FailedPreconditionError(
+          "reconcile: the launch is not verified yet");
+    case ConversionPhase::kRunning:
+      break;
+  }
+  if (pages == GuestPages::kMayBeUnreported) return false;
+  if (queue_.paused()) return true;
+  return absl::FailedPreconditionError("reconcile: the guest is not paused");
+}
+
+absl::StatusOr<ReconcileReport> ConversionBroker::Survey(bool may_free,
+                                                         GuestPages pages) {
+  RETURN_IF_ERROR(fatal());
   ReconcileReport report;
   absl::Status first;
   if (backend_->content() == ConversionContent::kPreserved) return report;
@@ -172,19 +282,23 @@ absl::StatusOr<ReconcileReport> ConversionBroker::Reconcile() {
     for (uint64_t offset = 0; offset < part.range.size();) {
       const GuestRange window = ChunkAt(part.range, offset, kReconcileWindow);
       Turn turn = EnterInner(window);
-      absl::Status status = ReconcileWindow(window, &report);
+      // Asked anew: the phase may have changed between two turns.
+      bool free = false;
+      if (may_free) {
+        ASSIGN_OR_RETURN(free, MayFree(pages));
+      }
+      report.counted_only |= !free;
+      absl::Status status = ReconcileWindow(window, free, &report);
       if (first.ok()) first = status;
       offset += window.size();
     }
   }
-  stats_.Apply([&](ConversionStats& stats) {
-    stats.reconciled_bytes += report.freed_bytes;
-  });
   if (!first.ok()) return first;
   return report;
 }
 
 absl::Status ConversionBroker::ReconcileWindow(const GuestRange& window,
+                                               bool free,
                                                ReconcileReport* report) {
   std::vector<StateRange> parts;
   states_->ForEachRange(window, [&](const StateRange& part) {
@@ -196,35 +310,40 @@ absl::Status ConversionBroker::ReconcileWindow(const GuestRange& window,
     const BackingSide wrong = part.state == PageState::kPrivate
                                   ? BackingSide::kShared
                                   : BackingSide::kPrivate;
-    absl::Status status = ReconcileSide(wrong, part.range, report);
+    absl::Status status = ReconcileSide(wrong, part.range, free, report);
     if (first.ok()) first = status;
   }
   return first;
 }
 
 absl::Status ConversionBroker::ReconcileSide(BackingSide side,
-                                             const GuestRange& range,
+                                             const GuestRange& range, bool free,
                                              ReconcileReport* report) {
-  std::vector<GuestRange> found;
+  RangeSet found;
   RETURN_IF_ERROR(backend_->ForEachBacked(
-      side, range, [&](const GuestRange& backed) { found.push_back(backed); }));
-  // What is not backed any more is no leftover; what cannot be freed becomes
-  // one again below.
-  leftovers_.Remove(side, range);
-  uint64_t& total = side == BackingSide::kShared ? report->shared_bytes
-                                                 : report->private_bytes;
+      side, range, [&](const GuestRange& backed) { found.Add(backed); }));
+  // What is not backed any more is no leftover.
+  for (const GuestRange& gone : found.Outside(range)) {
+    leftovers_.Remove(side, gone);
+  }
+  (side == BackingSide::kShared ? report->shared_bytes
+                                : report->private_bytes) += found.bytes();
   uint64_t failed = 0;
-  for (const GuestRange& backed : found) {
-    total += backed.size();
+  uint64_t freed = 0;
+  for (const GuestRange& backed : found.All()) {
     for (const GuestRange& leased : pending_->Inside(backed)) {
       report->leased_bytes += leased.size();
     }
+    if (!free) continue;
     for (const GuestRange& part : pending_->Outside(backed)) {
-      const uint64_t freed = executor_->FreeSide(side, part);
-      report->freed_bytes += freed;
-      failed += part.size() - freed;
+      const uint64_t bytes = executor_->FreeSide(side, part);
+      freed += bytes;
+      failed += part.size() - bytes;
     }
   }
+  report->freed_bytes += freed;
+  stats_.Apply(
+      [freed](ConversionStats& stats) { stats.reconciled_bytes += freed; });
   if (failed == 0) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("reconcile: ", failed, " bytes in ",
                                           range.ToString(),

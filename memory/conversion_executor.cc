@@ -17,6 +17,8 @@ using std::chrono::steady_clock;
 
 // Between attempts at pages that the backend finds busy.
 constexpr milliseconds kBusyPoll(1);
+// At least, for busy pages of a chunk that has to become what it was.
+constexpr std::chrono::seconds kUndoWait(1);
 
 absl::Status Annotate(const absl::Status& status, absl::string_view what,
                       const GuestRange& range) {
@@ -251,7 +253,10 @@ ConversionExecutor::Result ConversionExecutor::Undo(const GuestRange& chunk,
   const PageState from =
       job.to == PageState::kShared ? PageState::kPrivate : PageState::kShared;
   const GuestRange changed = *GuestRange::Create(chunk.start(), bytes);
-  PageProgress progress = SetAttributes(changed, from, job.busy_deadline);
+  // The request's own time may be up: that is often why this chunk failed.
+  PageProgress progress = SetAttributes(
+      changed, from,
+      std::max(job.busy_deadline, steady_clock::now() + kUndoWait));
   if (progress.status.ok()) return {std::move(cause)};
   Result result{absl::InternalError(
       absl::StrCat(cause.message(), "; undoing ", changed.ToString(),

@@ -74,7 +74,8 @@ class ConversionExecutor {
 
   // Converts `set`, telling `listeners` in their order. A lease may hold up a
   // page until `lease_deadline`; with one backing, or where the backend finds
-  // a page busy, it is waited for until `busy_deadline`, and then given up.
+  // a page busy, it is waited for until `busy_deadline`, and then given up:
+  // undoing what was done of that chunk may take another second.
   Result Apply(const ConversionSet& set,
                absl::Span<ConversionListener* const> listeners,
                Deadline lease_deadline, Deadline busy_deadline);

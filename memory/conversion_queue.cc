@@ -85,8 +85,13 @@ void ConversionQueue::Pause() {
 
 void ConversionQueue::Resume() {
   base::MutexLock lock(&mutex_);
-  --pauses_;
+  if (pauses_ > 0) --pauses_;
   changed_.SignalAll();
+}
+
+bool ConversionQueue::paused() {
+  base::MutexLock lock(&mutex_);
+  return pauses_ > 0;
 }
 
 void ConversionQueue::CancelWaiting(const absl::Status& status) {

@@ -67,9 +67,10 @@ class ConversionQueue {
                              Priority priority);
 
   // Lets no request but kInner begin, and returns once none is under way.
-  // Pauses nest: each takes one Resume.
+  // Pauses nest: each takes one Resume. A Resume too many does nothing.
   void Pause();
   void Resume();
+  bool paused();
 
   // Makes every waiting kGuest and kHost request fail with `status`.
   void CancelWaiting(const absl::Status& status);

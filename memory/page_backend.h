@@ -58,8 +58,12 @@ class PageBackend {
   // again for the rest of the range may succeed.
   virtual PageProgress SetAttributes(const GuestRange& range, PageState to) = 0;
 
-  // Makes sure that touching the shared side of `range` cannot fail for want
-  // of memory. Keeps what the pages hold. ResourceExhausted if there is none.
+  // Claims for the shared side of `range` what the backend rations itself (a
+  // file system with a size limit, a pool of huge pages), so that touching it
+  // later cannot fail for want of that; ResourceExhausted if there is too
+  // little. Where only the host's memory is the limit there is nothing to
+  // claim: a backend backs pages when they are touched, and returns OK. Keeps
+  // what the pages hold.
   virtual absl::Status ReserveShared(const GuestRange& range) = 0;
 
   // Gives the memory of one side of `range` back to the host; a later touch

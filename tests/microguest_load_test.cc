@@ -84,6 +84,14 @@ uint64_t ProcBytes(const char* file, const std::string& field) {
 
 uint64_t Rss() { return ProcBytes("/proc/self/status", "VmRSS:"); }
 
+// Frees strays: between two commands a microguest has told of everything.
+absl::StatusOr<memory::ReconcileReport> Tidy(Microguest& guest) {
+  guest.broker().Pause();
+  auto report = guest.broker().Reconcile(memory::GuestPages::kAllReported);
+  guest.broker().Resume();
+  return report;
+}
+
 TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
   const uint64_t size = (Soak() ? 64 : 8) * kMiB;
   const int rounds = Soak() ? 10 : 3;
@@ -101,7 +109,7 @@ TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
     ASSERT_THAT(guest->Convert(kData, pages, kPrivate), IsOkAndHolds(0u));
     ASSERT_OK(guest->CheckPages(kData, pages, 0, 0));
   }
-  ASSERT_OK(guest->broker().Reconcile());
+  ASSERT_OK(Tidy(*guest));
   EXPECT_EQ(BackedTwice(*guest, outside_low), 0u);
 
   // The check sees what it looks for: strays through the private view.
@@ -109,7 +117,12 @@ TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
   ASSERT_OK(guest->FillPages(Microguest::SharedVa(kData), 16, 3));
   ASSERT_OK(guest->FillPages(kData, 5, 4));
   EXPECT_EQ(BackedTwice(*guest, outside_low), 5u);
-  ASSERT_OK_AND_ASSIGN(auto report, guest->broker().Reconcile());
+  // Beside a guest that is alive they are only counted.
+  ASSERT_OK_AND_ASSIGN(auto counted, guest->broker().Reconcile());
+  EXPECT_EQ(counted.private_bytes, 5 * kPageSize);
+  EXPECT_TRUE(counted.counted_only);
+  EXPECT_EQ(BackedTwice(*guest, outside_low), 5u);
+  ASSERT_OK_AND_ASSIGN(auto report, Tidy(*guest));
   EXPECT_EQ(report.private_bytes, 5 * kPageSize);
   EXPECT_EQ(report.freed_bytes, 5 * kPageSize);
   EXPECT_EQ(BackedTwice(*guest, outside_low), 0u);
