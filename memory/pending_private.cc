@@ -27,10 +27,14 @@ class SignalsBlocked {
 
 }  // namespace
 
-PendingPrivate::PendingPrivate(SharedView* view, FreeIdle free_idle)
+PendingPrivate::PendingPrivate(SharedView* view, FreeIdle free_idle,
+                               std::function<void()> on_start)
     : view_(view), free_idle_(std::move(free_idle)) {
   SignalsBlocked blocked;
-  thread_ = std::thread([this] { Run(); });
+  thread_ = std::thread([this, on_start = std::move(on_start)] {
+    if (on_start) on_start();
+    Run();
+  });
 }
 
 PendingPrivate::~PendingPrivate() {

@@ -26,8 +26,9 @@ class PendingPrivate {
   // between), free that, and Remove() it, whether or not freeing worked.
   using FreeIdle = std::function<void(const GuestRange&)>;
 
-  // `view` must outlive this object.
-  PendingPrivate(SharedView* view, FreeIdle free_idle);
+  // `view` must outlive this object. `on_start` runs first on the thread.
+  PendingPrivate(SharedView* view, FreeIdle free_idle,
+                 std::function<void()> on_start = nullptr);
   // Waits for a call of FreeIdle that is under way.
   ~PendingPrivate();
   PendingPrivate(const PendingPrivate&) = delete;

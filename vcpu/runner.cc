@@ -69,7 +69,7 @@ absl::string_view RunEndName(RunEnd::Kind kind) {
 Runner::Runner(kvm::VcpuFd vcpu, ExitHandler& handler, RunnerOptions options,
                EndCallback on_end)
     : handler_(handler),
-      options_(options),
+      options_(std::move(options)),
       on_end_(std::move(on_end)),
       vcpu_(std::move(vcpu)) {}
 
@@ -90,7 +90,9 @@ absl::Status Runner::Claim() {
 }
 
 void* Runner::ThreadMain(void* runner) {
-  static_cast<Runner*>(runner)->RunToEnd();
+  auto* self = static_cast<Runner*>(runner);
+  if (self->options_.on_start) self->options_.on_start();
+  self->RunToEnd();
   return nullptr;
 }
 

@@ -479,6 +479,27 @@ TEST_F(RunnerTest, StopBeforeStartRunsNothing) {
   EXPECT_EQ(fake_.CountOf(kvm::Requests::kRun), 0u);
 }
 
+TEST_F(RunnerTest, TheStartHookRunsFirstAndOnTheVcpusThread) {
+  absl::StatusOr<kvm::VcpuFd> vcpu = vm_->CreateVcpu(0);
+  ASSERT_OK(vcpu);
+  std::thread::id hook_thread, entry_thread;
+  uint64_t entries_at_hook = 1;
+  RunnerOptions options;
+  options.kick_signal = KickSignal();
+  options.on_start = [&] {
+    hook_thread = std::this_thread::get_id();
+    entries_at_hook = recorder_.entries.load();
+  };
+  recorder_.before_entry = [&] { entry_thread = std::this_thread::get_id(); };
+  fake_.QueueExit(kvm::HaltExit{});
+  Runner runner(*std::move(vcpu), recorder_, options, {});
+  ASSERT_OK(runner.Start());
+  EXPECT_EQ(runner.Wait().kind, RunEnd::Kind::kHalted);
+  EXPECT_EQ(entries_at_hook, 0u);
+  EXPECT_EQ(hook_thread, entry_thread);
+  EXPECT_NE(hook_thread, std::this_thread::get_id());
+}
+
 TEST_F(RunnerTest, PauseBeforeStartStartsParked) {
   std::unique_ptr<Runner> runner = MakeRunner();
   EXPECT_TRUE(runner->Pause());

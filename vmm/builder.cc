@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/builder.h"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -76,6 +77,11 @@ class VmBuilder {
   absl::Status SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index);
   absl::Status Launch();
 
+  // What a thread of this VM runs first; null if nothing.
+  std::function<void()> OnThreadStart(ThreadKind kind) const {
+    if (!hooks_.on_thread_start) return nullptr;
+    return [hook = hooks_.on_thread_start, kind] { hook(kind); };
+  }
   void Reached(absl::string_view phase) {
     if (hooks_.boot_timer != nullptr) hooks_.boot_timer->Reached(phase);
   }
@@ -185,6 +191,7 @@ absl::Status VmBuilder::CreateMemoryStates() {
   options.on_fatal = [vm = vm_.get()](const absl::Status& status) {
     vm->End({VmEnd::Kind::kConversion, status, std::string()});
   };
+  options.on_thread_start = OnThreadStart(ThreadKind::kConversion);
   ASSIGN_OR_RETURN(vm_->broker_,
                    memory::ConversionBroker::Create(
                        vm_->states_.get(), vm_->backend_vm_.backend.get(),
@@ -212,6 +219,12 @@ absl::Status VmBuilder::CreateDevices() {
       ExitRouter::Parts{.pio = &vm_->platform_->pio(),
                         .mmio = &vm_->platform_->mmio(),
                         .states = vm_->states_.get(),
+  for (const ExtraDevice& extra : hooks_.extra_devices) {
+    devices::Bus& bus = extra.space == devices::Bus::Space::kPio
+                            ? vm_->platform_->pio()
+                            : vm_->platform_->mmio();
+    RETURN_IF_ERROR(bus.Insert(extra.start, extra.size, extra.device));
+  }
                         .broker = vm_->broker_.get(),
                         .backend = vm_->backend_vm_.backend.get(),
                         .log = hooks_.log});
@@ -294,6 +307,7 @@ absl::Status VmBuilder::CreateVcpus() {
 
 absl::Status VmBuilder::SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index) {
   vcpu::CpuidPolicy policy;
+    options.on_start = OnThreadStart(ThreadKind::kVcpu);
   policy.tsc_deadline = true;
   if (kind_ != BackendKind::kOff) {
     policy.c_bit = c_bit_;

@@ -16,6 +16,7 @@
 #include "cloister/base/mutex.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/confidential/backend_vm.h"
+#include "cloister/devices/bus.h"
 #include "cloister/devices/serial.h"
 #include "cloister/memory/conversion_broker.h"
 #include "cloister/memory/page_state_map.h"
@@ -24,9 +25,18 @@
 #include "cloister/vmm/boot_timer.h"
 #include "cloister/vmm/exit_router.h"
 #include "cloister/vmm/platform.h"
+#include "cloister/vmm/sandbox/thread_kind.h"
 #include "cloister/vmm/vm_end.h"
 
 namespace cloister::vmm {
+
+// A device of the application's for [start, start + size) of a bus.
+struct ExtraDevice {
+  devices::Bus::Space space = devices::Bus::Space::kPio;
+  uint64_t start = 0;
+  uint64_t size = 0;
+  std::shared_ptr<devices::BusDevice> device;
+};
 
 // What a VM needs of the program it runs in. What is pointed to must outlive
 // the VM. Callbacks come from the VM's threads, without locks, and must not
@@ -42,6 +52,12 @@ struct VmHooks {
   std::function<void()> on_console_room;
   // The run has ended; Wait will not block for long.
   std::function<void()> on_end;
+  // Runs first on each thread that the VM starts, with what it is for: the
+  // place to install a seccomp filter (vmm/sandbox).
+  std::function<void(ThreadKind)> on_thread_start;
+  // Devices of the application's own, on the guest's buses beside the built-in
+  // ones, also after a Relaunch.
+  std::vector<ExtraDevice> extra_devices;
 };
 
 // A VM that BuildVm has put together: memory, devices, vCPUs. No globals:
