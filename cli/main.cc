@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The cloister program: see docs/cli.md.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 
 #include "absl/status/status.h"
@@ -37,10 +41,24 @@ int Dispatch(const CommandLine& command_line,
   return cloister::cli::kExitUsage;
 }
 
+// Whoever starts us without standard input, output or error must not have the
+// VM's descriptors, opened next, take their numbers: the guest's console or a
+// message would be written into them.
+bool OpenStandardFds() {
+  for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    if (::open("/dev/null", O_RDWR) != fd) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
+  if (!OpenStandardFds()) return cloister::cli::kExitError;
+  // A reader that leaves must not end the guest: writes fail instead.
+  ::signal(SIGPIPE, SIG_IGN);
   auto parsed = cloister::cli::ParseCommandLine(argc, argv);
   if (!parsed.command_line.has_value()) {
     std::fputs(parsed.output.c_str(), parsed.exit_code == 0 ? stdout : stderr);

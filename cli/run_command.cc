@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -115,6 +116,7 @@ class Run {
   absl::StatusOr<int> Execute();
 
  private:
+  std::vector<int> Signals() const;
   absl::Status CreateConsole();
   void OnSignal(int signal);
   int Report(const VmEnd& end);
@@ -154,7 +156,6 @@ void Run::OnSignal(int signal) {
     return;
   }
   if (signal == SIGTSTP || signal == SIGCONT) {
-    if (terminal_ == nullptr) return;
     signal == SIGTSTP ? terminal_->Suspend() : terminal_->OnContinue();
     return;
   }
@@ -179,9 +180,18 @@ int Run::Report(const VmEnd& end) {
   return ExitCodeFor(end.kind);
 }
 
+// Job control needs us only where a terminal's modes are to be restored.
+// Without a console the signals keep their effect.
+std::vector<int> Run::Signals() const {
+  std::vector<int> signals = {SIGINT, SIGTERM, SIGHUP, SIGPWR};
+  if (options_.console != ConsoleKind::kNone) {
+    signals.insert(signals.end(), {SIGTSTP, SIGCONT});
+  }
+  return signals;
+}
+
 absl::StatusOr<int> Run::Execute() {
-  ASSIGN_OR_RETURN(signals_, SignalSet::Create({SIGINT, SIGTERM, SIGHUP, SIGPWR,
-                                                SIGTSTP, SIGCONT}));
+  ASSIGN_OR_RETURN(signals_, SignalSet::Create(Signals()));
   if (options_.config.confidential.backend !=
       confidential::BackendChoice::kOff) {
     RETURN_IF_ERROR(ForbidDumps());
@@ -209,7 +219,10 @@ absl::StatusOr<int> Run::Execute() {
       signals_->Register(*loop_, [this](int signal) { OnSignal(signal); }));
   RETURN_IF_ERROR(CreateConsole());
   absl::Status status = vm_->Start();
-  if (status.ok()) status = loop_->Run();
+  if (status.ok()) {
+    log_.Debug("the guest runs");
+    status = loop_->Run();
+  }
   vm_->Stop();
   VmEnd end = vm_->Wait();
   sink_.set_terminal(nullptr);

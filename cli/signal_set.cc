@@ -13,7 +13,7 @@
 namespace cloister::cli {
 
 absl::StatusOr<std::unique_ptr<SignalSet>> SignalSet::Create(
-    std::initializer_list<int> signals) {
+    const std::vector<int>& signals) {
   sigset_t set;
   sigemptyset(&set);
   for (int signal : signals) {

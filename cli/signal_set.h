@@ -4,8 +4,8 @@
 
 #include <csignal>
 #include <functional>
-#include <initializer_list>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,7 +25,7 @@ class SignalSet {
   using Handler = std::function<void(int signal)>;
 
   static absl::StatusOr<std::unique_ptr<SignalSet>> Create(
-      std::initializer_list<int> signals);
+      const std::vector<int>& signals);
   SignalSet(const SignalSet&) = delete;
   SignalSet& operator=(const SignalSet&) = delete;
   ~SignalSet();

@@ -50,7 +50,6 @@ base::UniqueFd ReopenNonBlocking(int fd) {
 
 absl::StatusOr<std::unique_ptr<Terminal>> Terminal::Create(
     base::EventLoop& loop, Options options) {
-  ::signal(SIGPIPE, SIG_IGN);
   std::unique_ptr<Terminal> terminal(new Terminal(loop, std::move(options)));
   RETURN_IF_ERROR(terminal->Start());
   return terminal;

@@ -30,8 +30,8 @@ namespace cloister::cli {
 // console input. In a background process group the terminal is neither changed
 // nor read until OnContinue finds it in the foreground.
 // Output never blocks the caller: Write queues, the loop's thread writes. Once
-// the output is gone (closed pipe, hangup) it is dropped; Create ignores
-// SIGPIPE for that.
+// the output is gone (closed pipe, hangup) it is dropped, provided that the
+// program ignores SIGPIPE: signal dispositions are main's, not a library's.
 //
 // Write and ResumeInput may be called from any thread; everything else belongs
 // to the loop's thread, or happens while the loop does not run. No callback may

@@ -2,12 +2,8 @@
 #include "cloister/cli/terminal.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -17,7 +13,8 @@
 
 #include "absl/strings/string_view.h"
 #include "cloister/base/status_matchers.h"
-#include "cloister/base/syscall.h"
+#include "cloister/base/unique_fd.h"
+#include "cloister/cli/pty_session.h"
 #include "gtest/gtest.h"
 
 namespace cloister::cli {
@@ -25,145 +22,55 @@ namespace {
 
 using base::UniqueFd;
 
-constexpr int kPatienceMs = 20000;
 constexpr char kCtrlA = 1;
 constexpr char kCtrlC = 3;
 
-bool Readable(int fd) {
-  pollfd poll_fd = {fd, POLLIN, 0};
-  return base::RetryOnEintr([&] { return ::poll(&poll_fd, 1, kPatienceMs); }) >
-         0;
-}
-
-bool SameModes(const termios& a, const termios& b) {
-  return a.c_iflag == b.c_iflag && a.c_oflag == b.c_oflag &&
-         a.c_cflag == b.c_cflag && a.c_lflag == b.c_lflag &&
-         std::equal(std::begin(a.c_cc), std::end(a.c_cc), std::begin(b.c_cc));
-}
-
 // ---- terminal_test_child on a pseudo-terminal ----
-
-// Between fork and exec: only async-signal-safe calls.
-[[noreturn]] void ExecChild(const char* path, int tty, bool graceful) {
-  ::dup2(tty, 0);
-  ::dup2(tty, 1);
-  ::dup2(tty, 2);
-  for (int signal : {SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGTTOU, SIGTTIN}) {
-    ::signal(signal, SIG_DFL);
-  }
-  sigset_t none;
-  sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::execl(path, path, graceful ? "graceful" : nullptr, nullptr);
-  ::_exit(99);
-}
 
 class PtyTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    path_ = std::getenv("TERMINAL_TEST_CHILD");
-    ASSERT_NE(path_, nullptr) << "set TERMINAL_TEST_CHILD to the helper";
-    master_.reset(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
-    ASSERT_TRUE(master_.valid());
-    ASSERT_EQ(::grantpt(master_.get()), 0);
-    ASSERT_EQ(::unlockpt(master_.get()), 0);
-    slave_.reset(::open(::ptsname(master_.get()), O_RDWR | O_NOCTTY));
-    ASSERT_TRUE(slave_.valid());
-    // Settings that no default has, so that only a true copy restores them.
-    termios modes = Modes();
-    modes.c_cc[VERASE] = 8;
-    modes.c_cc[VMIN] = 3;
-    modes.c_lflag &= ~ECHOK;
-    ASSERT_EQ(::tcsetattr(slave_.get(), TCSANOW, &modes), 0);
-    before_ = Modes();
-  }
-
-  void TearDown() override {
-    if (child_ > 0) {
-      ::kill(child_, SIGKILL);
-      ::waitpid(child_, nullptr, 0);
-    }
-  }
-
-  termios Modes() {
-    termios modes = {};
-    EXPECT_EQ(::tcgetattr(slave_.get(), &modes), 0);
-    return modes;
+    const char* path = std::getenv("TERMINAL_TEST_CHILD");
+    ASSERT_NE(path, nullptr) << "set TERMINAL_TEST_CHILD to the helper";
+    path_ = path;
+    ASSERT_OK_AND_ASSIGN(pty_, PtySession::Create());
   }
 
   // Starts the helper as the session's leader, in the foreground.
   void Start(bool graceful) {
-    child_ = ::fork();
-    ASSERT_GE(child_, 0);
-    if (child_ == 0) {
-      ::setsid();
-      ::ioctl(slave_.get(), TIOCSCTTY, 0);
-      ExecChild(path_, slave_.get(), graceful);
-    }
+    std::vector<std::string> argv = {path_};
+    if (graceful) argv.push_back("graceful");
+    ASSERT_OK(pty_->Start(argv));
     Expect("ready raw\r\n");
-    EXPECT_FALSE(SameModes(Modes(), before_));
+    EXPECT_FALSE(pty_->restored());
   }
 
-  // Reads until `marker`, and forgets all up to it.
-  void Expect(absl::string_view marker) {
-    for (;;) {
-      const size_t at = output_.find(std::string(marker));
-      if (at != std::string::npos) {
-        output_.erase(0, at + marker.size());
-        return;
-      }
-      char buffer[256];
-      ssize_t size = -1;
-      if (Readable(master_.get())) {
-        size = ::read(master_.get(), buffer, sizeof(buffer));
-      }
-      ASSERT_GT(size, 0) << "no \"" << marker << "\", but \"" << output_
-                         << "\"";
-      output_.append(buffer, static_cast<size_t>(size));
-    }
-  }
-
-  void Type(absl::string_view text) {
-    ASSERT_EQ(::write(master_.get(), text.data(), text.size()),
-              static_cast<ssize_t>(text.size()));
-  }
-
-  // Waits for the end of the child; its wait status.
-  int Wait() {
-    UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, child_, 0)));
-    EXPECT_TRUE(pidfd.valid());
-    EXPECT_TRUE(Readable(pidfd.get())) << "the child does not end";
-    int status = 0;
-    if (::waitpid(child_, &status, WNOHANG) == child_) child_ = -1;
-    return status;
-  }
+  void Expect(absl::string_view marker) { ASSERT_OK(pty_->Expect(marker)); }
+  void Type(absl::string_view text) { ASSERT_OK(pty_->Type(text)); }
 
   void ExpectExit(int code) {
-    const int status = Wait();
+    ASSERT_OK_AND_ASSIGN(const int status, pty_->Wait());
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == code)
         << "wait status " << status;
-    EXPECT_TRUE(SameModes(Modes(), before_)) << "terminal not restored";
+    EXPECT_TRUE(pty_->restored());
   }
   void ExpectKilledBy(int signal) {
-    const int status = Wait();
+    ASSERT_OK_AND_ASSIGN(const int status, pty_->Wait());
     EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal)
         << "wait status " << status;
-    EXPECT_TRUE(SameModes(Modes(), before_)) << "terminal not restored";
+    EXPECT_TRUE(pty_->restored());
   }
   // A crash, which a sanitizer may report and turn into an exit code.
   void ExpectCrash(int signal) {
-    const int status = Wait();
+    ASSERT_OK_AND_ASSIGN(const int status, pty_->Wait());
     EXPECT_TRUE((WIFSIGNALED(status) && WTERMSIG(status) == signal) ||
                 (WIFEXITED(status) && WEXITSTATUS(status) != 0))
         << "wait status " << status;
-    EXPECT_TRUE(SameModes(Modes(), before_)) << "terminal not restored";
+    EXPECT_TRUE(pty_->restored());
   }
 
-  const char* path_ = nullptr;
-  UniqueFd master_, slave_;
-  termios before_ = {};
-  pid_t child_ = -1;
-  std::string output_;
+  std::string path_;
+  std::unique_ptr<PtySession> pty_;
 };
 
 TEST_F(PtyTest, CtrlAXQuits) {
@@ -200,7 +107,7 @@ TEST_F(PtyTest, ControlKeysGoToTheGuest) {
 TEST_F(PtyTest, SignalsOnTheLoopEndCleanly) {
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
     Start(/*graceful=*/true);
-    ::kill(child_, signal);
+    pty_->Signal(signal);
     Expect("signal " + std::to_string(signal));
     ExpectExit(0);
   }
@@ -210,7 +117,7 @@ TEST_F(PtyTest, SignalsWithoutALoopStillRestore) {
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGXCPU,
                      SIGUSR1, SIGUSR2, SIGPWR, SIGSTKFLT}) {
     Start(/*graceful=*/false);
-    ::kill(child_, signal);
+    pty_->Signal(signal);
     ExpectKilledBy(signal);
   }
 }
@@ -218,7 +125,7 @@ TEST_F(PtyTest, SignalsWithoutALoopStillRestore) {
 TEST_F(PtyTest, CrashesRestore) {
   for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS}) {
     Start(/*graceful=*/true);
-    ::kill(child_, signal);
+    pty_->Signal(signal);
     ExpectCrash(signal);
   }
   for (auto [key, signal] : {std::pair<const char*, int>{"S", SIGSEGV},
@@ -247,129 +154,70 @@ TEST_F(PtyTest, ExitsRestore) {
 
 TEST_F(PtyTest, HangupEndsInputAndTheProcess) {
   Start(/*graceful=*/true);
-  UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, child_, 0)));
-  slave_.reset();
-  master_.reset();  // SIGHUP to the foreground, EOF and EIO for the rest.
-  EXPECT_TRUE(Readable(pidfd.get()));
-  int status = 0;
-  ASSERT_EQ(::waitpid(child_, &status, 0), child_);
-  child_ = -1;
+  pty_->HangUp();
+  ASSERT_OK_AND_ASSIGN(const int status, pty_->Wait());
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
-// ---- Job control: a shell of ours leads the session ----
+// ---- Job control ----
 
 class JobTest : public PtyTest {
  protected:
-  // Starts the shell, and the helper in a process group of its own that is in
-  // the background. child_ is the shell, job_ the helper.
-  void StartInBackground() {
-    int control[2], answer[2];
-    ASSERT_EQ(::pipe2(control, O_CLOEXEC), 0);
-    ASSERT_EQ(::pipe2(answer, O_CLOEXEC), 0);
-    UniqueFd control_read(control[0]), answer_write(answer[1]);
-    control_.reset(control[1]);
-    answer_.reset(answer[0]);
-    child_ = ::fork();
-    ASSERT_GE(child_, 0);
-    if (child_ == 0) Shell(control_read.get(), answer_write.get());
-    ASSERT_EQ(::read(answer_.get(), &job_, sizeof(job_)),
-              static_cast<ssize_t>(sizeof(job_)));
-  }
+  using Command = PtySession::Command;
 
-  // Obeys: 'f' job to the foreground, 'b' itself, 's' wait until the job has
-  // stopped, 'w' wait for its end and exit with its exit code.
-  [[noreturn]] void Shell(int control, int answer) {
-    ::setsid();
-    ::ioctl(slave_.get(), TIOCSCTTY, 0);
-    ::signal(SIGTTOU, SIG_IGN);
-    ::signal(SIGHUP, SIG_IGN);
-    const pid_t job = ::fork();
-    if (job == 0) {
-      ::setpgid(0, 0);
-      ExecChild(path_, slave_.get(), true);
-    }
-    ::setpgid(job, job);
-    if (::write(answer, &job, sizeof(job)) < 0) ::_exit(98);
-    for (char command; ::read(control, &command, 1) == 1;) {
-      int status = 0;
-      if (command == 'f') ::tcsetpgrp(slave_.get(), job);
-      if (command == 'b') ::tcsetpgrp(slave_.get(), ::getpgrp());
-      if (command == 's') ::waitpid(job, &status, WUNTRACED);
-      if (command == 'w') {
-        ::waitpid(job, &status, WUNTRACED);
-        if (WIFSTOPPED(status)) ::kill(job, SIGKILL);
-        ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 97);
-      }
-      if (::write(answer, &command, 1) != 1) break;
-    }
-    ::kill(job, SIGKILL);
-    ::_exit(96);
-  }
-
-  // Does not wait for 'w'.
-  void Tell(char command) {
-    ASSERT_EQ(::write(control_.get(), &command, 1), 1);
-    char done;
-    if (command != 'w') {
-      ASSERT_TRUE(Readable(answer_.get()));
-      ASSERT_EQ(::read(answer_.get(), &done, 1), 1);
-    }
-  }
-
-  UniqueFd control_, answer_;
-  pid_t job_ = -1;
+  void StartInBackground() { ASSERT_OK(pty_->StartJob({path_, "graceful"})); }
+  void Tell(Command command) { ASSERT_OK(pty_->Tell(command)); }
 };
 
 TEST_F(JobTest, BackgroundLeavesTheTerminalAlone) {
   StartInBackground();
   Expect("ready plain");
-  EXPECT_TRUE(SameModes(Modes(), before_));
+  EXPECT_TRUE(pty_->restored());
   Type("typed at the shell\n");
-  ::kill(job_, SIGTERM);
+  pty_->Signal(SIGTERM);
   Expect("signal 15");
-  Tell('w');
+  Tell(Command::kAwaitEnd);
   ExpectExit(0);
 }
 
 TEST_F(JobTest, ForegroundTakesTheTerminalAndBackgroundExitDoesNotStop) {
   StartInBackground();
   Expect("ready plain");
-  Tell('f');
-  ::kill(job_, SIGCONT);
+  Tell(Command::kForeground);
+  pty_->Signal(SIGCONT);
   Expect("continued raw");
-  EXPECT_FALSE(SameModes(Modes(), before_));
+  EXPECT_FALSE(pty_->restored());
   Type("a");
   Expect("in 61");
-  Tell('b');
+  Tell(Command::kBackground);
   // Restoring from the background must neither fail nor stop it (SIGTTOU).
-  ::kill(job_, SIGTERM);
-  Tell('w');
+  pty_->Signal(SIGTERM);
+  Tell(Command::kAwaitEnd);
   ExpectExit(0);
 }
 
 TEST_F(JobTest, StopRestoresAndContinueTakesAgain) {
   StartInBackground();
   Expect("ready plain");
-  Tell('f');
-  ::kill(job_, SIGCONT);
+  Tell(Command::kForeground);
+  pty_->Signal(SIGCONT);
   Expect("continued raw");
-  ::kill(job_, SIGTSTP);
-  Tell('s');
-  EXPECT_TRUE(SameModes(Modes(), before_));
-  ::kill(job_, SIGCONT);
+  pty_->Signal(SIGTSTP);
+  Tell(Command::kAwaitStop);
+  EXPECT_TRUE(pty_->restored());
+  pty_->Signal(SIGCONT);
   Expect("resumed raw");
   Type("a");
   Expect("in 61");
   // Stopped without a chance to restore, and continued in the background.
-  ::kill(job_, SIGSTOP);
-  Tell('s');
-  Tell('b');
-  ::kill(job_, SIGCONT);
+  pty_->Signal(SIGSTOP);
+  Tell(Command::kAwaitStop);
+  Tell(Command::kBackground);
+  pty_->Signal(SIGCONT);
   Expect("continued raw");
-  ::kill(job_, SIGHUP);
+  pty_->Signal(SIGHUP);
   Expect("signal 1");
-  Tell('w');
+  Tell(Command::kAwaitEnd);
   ExpectExit(0);
 }
 
@@ -378,6 +226,7 @@ TEST_F(JobTest, StopRestoresAndContinueTakesAgain) {
 class StreamTest : public ::testing::Test {
  protected:
   void SetUp() override {
+    ::signal(SIGPIPE, SIG_IGN);  // As the program's main does.
     ASSERT_OK_AND_ASSIGN(loop_, base::EventLoop::Create());
     MakePipe(&in_read_, &in_write_);
     MakePipe(&out_read_, &out_write_);

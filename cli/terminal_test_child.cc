@@ -128,4 +128,7 @@ class Child {
 }  // namespace
 }  // namespace cloister::cli
 
-int main(int argc, char**) { return cloister::cli::Child().Run(argc > 1); }
+int main(int argc, char**) {
+  ::signal(SIGPIPE, SIG_IGN);
+  return cloister::cli::Child().Run(argc > 1);
+}

@@ -34,10 +34,11 @@ absl::StatusOr<Pipe> MakePipe() {
 }
 
 [[noreturn]] void Become(const std::vector<std::string>& argv, int input,
-                         int output) {
+                         int output, const std::function<void()>& prepare) {
   ::dup2(input, STDIN_FILENO);
   ::dup2(output, STDOUT_FILENO);
   ::dup2(output, STDERR_FILENO);
+  if (prepare) prepare();
   std::vector<char*> arguments;
   for (const std::string& word : argv) {
     arguments.push_back(const_cast<char*>(word.c_str()));
@@ -50,12 +51,15 @@ absl::StatusOr<Pipe> MakePipe() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GuestProcess>> GuestProcess::Start(
-    const std::vector<std::string>& argv) {
+    const std::vector<std::string>& argv,
+    const std::function<void()>& prepare) {
   ASSIGN_OR_RETURN(Pipe input, MakePipe());
   ASSIGN_OR_RETURN(Pipe output, MakePipe());
   pid_t pid = ::fork();
   if (pid < 0) return base::ErrnoStatus(errno, "fork");
-  if (pid == 0) Become(argv, input.read.get(), output.write.get());
+  if (pid == 0) {
+    Become(argv, input.read.get(), output.write.get(), prepare);
+  }
   return std::unique_ptr<GuestProcess>(
       new GuestProcess(pid, std::move(input.write), std::move(output.read)));
 }

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,8 +22,11 @@ namespace cloister::tests {
 class GuestProcess {
  public:
   // Starts argv[0], found as execvp does; stdout and stderr come back as one.
+  // `prepare` runs in the new process before that, with the pipes in place; if
+  // it fails, it ends the process (_exit). The caller has one thread then.
   static absl::StatusOr<std::unique_ptr<GuestProcess>> Start(
-      const std::vector<std::string>& argv);
+      const std::vector<std::string>& argv,
+      const std::function<void()>& prepare = nullptr);
   GuestProcess(const GuestProcess&) = delete;
   GuestProcess& operator=(const GuestProcess&) = delete;
   ~GuestProcess();
