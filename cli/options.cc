@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cloister/cli/exit_code.h"
@@ -17,11 +18,12 @@ namespace {
 
 // A CLI11 callback around a parser of ours: its error is the option's error.
 template <typename T, typename Parse>
-CLI::callback_t Into(T* out, Parse parse) {
-  return [out, parse](const CLI::results_t& values) {
+CLI::callback_t Into(const char* option, T* out, Parse parse) {
+  return [option, out, parse](const CLI::results_t& values) {
     auto parsed = parse(values.back());
     if (!parsed.ok()) {
-      throw CLI::ValidationError(std::string(parsed.status().message()));
+      throw CLI::ValidationError(option,
+                                 std::string(parsed.status().message()));
     }
     *out = *std::move(parsed);
     return true;
@@ -44,6 +46,12 @@ absl::StatusOr<memory::ImplicitPolicy> ParseImplicit(const std::string& text) {
   return absl::InvalidArgumentError("expected allow, count or deny");
 }
 
+absl::StatusOr<vmm::ConversionReports> ParseReports(const std::string& text) {
+  if (text == "hypercall") return vmm::ConversionReports::kHypercall;
+  if (text == "fault") return vmm::ConversionReports::kFault;
+  return absl::InvalidArgumentError("expected hypercall or fault");
+}
+
 absl::StatusOr<ConsoleKind> ParseConsole(const std::string& text) {
   if (text == "stdio") return ConsoleKind::kStdio;
   if (text == "none") return ConsoleKind::kNone;
@@ -62,6 +70,12 @@ absl::StatusOr<base::LogLevel> ParseLogLevel(const std::string& text) {
 absl::StatusOr<confidential::BackendChoice> ParseBackend(
     const std::string& text) {
   return confidential::ParseBackendChoice(text);
+}
+
+absl::StatusOr<uint64_t> ParseCount(const std::string& text) {
+  uint64_t count = 0;
+  if (absl::SimpleAtoi(text, &count)) return count;
+  return absl::InvalidArgumentError("expected a number");
 }
 
 absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
@@ -85,23 +99,45 @@ void AddVmOptions(CLI::App* app, RunOptions* options) {
   app->add_option("--threads-per-core", config.cpus.threads_per_core,
                   "Topology shown to the guest (default 1)")
       ->type_name("N");
-  app->add_option("--memory", Into(&config.memory.bytes, ParseBytes),
+  app->add_option("--memory",
+                  Into("--memory", &config.memory.bytes, ParseBytes),
                   "Guest RAM, such as 512M (default 256M)")
       ->type_name("SIZE");
-  app->add_option("--huge-pages",
-                  Into(&config.memory.huge_pages, ParseHugePages),
-                  "none, transparent, 2M or 1G; only with --confidential off")
+  app->add_option(
+         "--huge-pages",
+         Into("--huge-pages", &config.memory.huge_pages, ParseHugePages),
+         "none, transparent, 2M or 1G; only with --confidential off")
       ->type_name("KIND");
-  app->add_option("--confidential",
-                  Into(&config.confidential.backend, ParseBackend),
-                  "off, auto, emulated or sw-protected (default auto)")
+  app->add_option(
+         "--confidential",
+         Into("--confidential", &config.confidential.backend, ParseBackend),
+         "off, auto, emulated or sw-protected (default auto)")
       ->type_name("BACKEND");
   app->add_option("--implicit-conversions",
-                  Into(&config.confidential.policy.implicit, ParseImplicit),
+                  Into("--implicit-conversions",
+                       &config.confidential.policy.implicit, ParseImplicit),
                   "What a touch of a page in the other state does: allow, "
                   "count or deny (default count)")
       ->type_name("POLICY");
-  app->add_option("--console", Into(&options->console, ParseConsole),
+  app->add_option("--conversion-reports",
+                  Into("--conversion-reports", &config.confidential.reports,
+                       ParseReports),
+                  "How the guest tells of a conversion: hypercall (AMD hosts) "
+                  "or fault (default hypercall); part of the launch digest")
+      ->type_name("HOW");
+  app->add_option("--shared-limit",
+                  Into("--shared-limit",
+                       &config.confidential.policy.shared_limit, ParseBytes),
+                  "Bytes that the guest may share at a time (default: all)")
+      ->type_name("SIZE");
+  app->add_option("--conversion-rate",
+                  Into("--conversion-rate",
+                       &config.confidential.policy.per_second, ParseCount),
+                  "Conversions per second, on average, beyond which the guest "
+                  "is delayed (default 0: no limit)")
+      ->type_name("N");
+  app->add_option("--console",
+                  Into("--console", &options->console, ParseConsole),
                   "stdio or none (default stdio)")
       ->type_name("WHERE");
   app->add_option("--id", config.id, "Name of the VM in messages")
@@ -128,7 +164,8 @@ struct Parser {
   Parser() {
     app.require_subcommand(1);
     app.set_help_all_flag("--help-all", "Help for every command");
-    app.add_option("--log-level", Into(&result.log_level, ParseLogLevel),
+    app.add_option("--log-level",
+                   Into("--log-level", &result.log_level, ParseLogLevel),
                    "debug, info, warning or error (default info)")
         ->type_name("LEVEL");
     run = app.add_subcommand(

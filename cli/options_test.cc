@@ -32,6 +32,12 @@ TEST(OptionsTest, RunWithEverything) {
                               "emulated",
                               "--implicit-conversions",
                               "deny",
+                              "--conversion-reports",
+                              "fault",
+                              "--shared-limit",
+                              "80M",
+                              "--conversion-rate",
+                              "5000",
                               "--console",
                               "none",
                               "--boot-timer",
@@ -52,6 +58,9 @@ TEST(OptionsTest, RunWithEverything) {
             confidential::BackendChoice::kEmulated);
   EXPECT_EQ(run.config.confidential.policy.implicit,
             memory::ImplicitPolicy::kDeny);
+  EXPECT_EQ(run.config.confidential.reports, vmm::ConversionReports::kFault);
+  EXPECT_EQ(run.config.confidential.policy.shared_limit, 80u << 20);
+  EXPECT_EQ(run.config.confidential.policy.per_second, 5000u);
   EXPECT_EQ(run.console, ConsoleKind::kNone);
   EXPECT_TRUE(run.boot_timer);
   EXPECT_EQ(run.config.id, "a-1");
@@ -75,6 +84,10 @@ TEST(OptionsTest, Defaults) {
   EXPECT_EQ(run.config.cpus.count, 1u);
   EXPECT_EQ(run.config.confidential.backend,
             confidential::BackendChoice::kAuto);
+  EXPECT_EQ(run.config.confidential.reports,
+            vmm::ConversionReports::kHypercall);
+  EXPECT_EQ(run.config.confidential.policy.shared_limit, UINT64_MAX);
+  EXPECT_EQ(run.config.confidential.policy.per_second, 0u);
   EXPECT_EQ(run.console, ConsoleKind::kStdio);
   EXPECT_FALSE(run.boot_timer);
 }
@@ -116,9 +129,15 @@ TEST(OptionsTest, MistakesNameTheOption) {
   ExpectUsageError({"run"}, "--kernel");
   ExpectUsageError({"run", "--kernel", "/k", "--frob"}, "--frob");
   ExpectUsageError({"run", "--kernel", "/k", "--memory", "12Q"}, "12Q");
+  ExpectUsageError({"run", "--kernel", "/k", "--memory", "12Q"}, "--memory");
   ExpectUsageError({"run", "--kernel", "/k", "--cpus", "-1"}, "--cpus");
   ExpectUsageError({"run", "--kernel", "/k", "--cpus", "many"}, "--cpus");
   ExpectUsageError({"run", "--kernel", "/k", "--confidential", "sev"}, "sev");
+  ExpectUsageError({"run", "--kernel", "/k", "--conversion-reports", "smoke"},
+                   "hypercall or fault");
+  ExpectUsageError({"run", "--kernel", "/k", "--shared-limit", "much"}, "much");
+  ExpectUsageError({"run", "--kernel", "/k", "--conversion-rate", "-3"},
+                   "--conversion-rate");
   ExpectUsageError({"run", "--kernel", "/k", "--console", "x"},
                    "stdio or none");
   ExpectUsageError({"--log-level", "loud", "doctor"}, "debug, info");

@@ -37,9 +37,9 @@ absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
                                           const HostFacts& facts);
 
 // Makes a VM of the type `kind` needs, its memory and its slots. `c_bit` is the
-// software C-bit's position (ignored by kOff). Every page at and above
-// `ram.aliased_end` is private then, as far as the hardware is concerned; see
-// Backend::SetAttributes for the rest.
+// software C-bit's position (ignored by kOff). No page of the shared view is
+// marked private yet: that is up to Backend::SetAttributes, for every page from
+// `ram.aliased_end` on and before the guest runs (ConversionBroker::AddRam).
 absl::StatusOr<BackendVm> CreateBackendVm(const kvm::System& system,
                                           BackendKind kind,
                                           const RamOptions& ram, int c_bit);

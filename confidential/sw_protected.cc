@@ -165,9 +165,6 @@ absl::StatusOr<BackendVm> CreateSwProtectedVm(const kvm::System& system,
     RETURN_IF_ERROR(slots.AddRegion(result.memory->regions().front(), c));
   }
   RETURN_IF_ERROR(AddPrivateSlots(*result.vm, slots, c, regions));
-  for (size_t i = aliased; i < ranges.size(); ++i) {
-    RETURN_IF_ERROR(result.vm->SetMemoryAttributes(ranges[i], true));
-  }
   result.backend = std::make_unique<SwProtectedBackend>(
       c_bit, result.vm.get(), result.memory.get(), std::move(regions),
       slots.slots());

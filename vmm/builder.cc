@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/builder.h"
 
+#include <algorithm>
 #include <functional>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/bytes.h"
+#include "cloister/base/mutex.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/shim/layout.h"
 #include "cloister/confidential/backend_factory.h"
@@ -46,10 +48,21 @@ absl::StatusOr<GuestRange> PagesAround(GuestAddress start, uint64_t size) {
 // The steps of BuildVm, in order.
 class VmBuilder {
  public:
-  VmBuilder(const VmConfig& config, const VmHooks& hooks)
-      : config_(config), hooks_(hooks), vm_(new MicroVm(hooks)) {}
+  // Builds into `vm`, whose parts are empty.
+  VmBuilder(const VmConfig& config, MicroVm* vm)
+      : config_(config), hooks_(vm->hooks_), vm_(vm) {}
 
-  absl::StatusOr<std::unique_ptr<MicroVm>> Build(kvm::Syscalls& syscalls) {
+  static std::unique_ptr<MicroVm> NewVm(const VmConfig& config,
+                                        const VmHooks& hooks,
+                                        kvm::Syscalls& syscalls) {
+    std::unique_ptr<MicroVm> vm(new MicroVm(hooks));
+    vm->rebuild_ = [config, vm = vm.get(), &syscalls] {
+      return VmBuilder(config, vm).Build(syscalls);
+    };
+    return vm;
+  }
+
+  absl::Status Build(kvm::Syscalls& syscalls) {
     RETURN_IF_ERROR(ValidateConfig(config_));
     RETURN_IF_ERROR(OpenHost(syscalls));
     RETURN_IF_ERROR(Plan());
@@ -58,8 +71,7 @@ class VmBuilder {
     RETURN_IF_ERROR(CreateDevices());
     RETURN_IF_ERROR(PrepareLaunch());
     RETURN_IF_ERROR(CreateVcpus());
-    RETURN_IF_ERROR(Launch());
-    return std::move(vm_);
+    return Launch();
   }
 
  private:
@@ -68,6 +80,7 @@ class VmBuilder {
   absl::Status Plan();
   absl::Status CreateVm();
   absl::Status CreateMemoryStates();
+  absl::Status Declare(const GuestRange& region);
   absl::Status CreateDevices();
   absl::Status PrepareLaunch();
   absl::Status PrepareShim();
@@ -89,11 +102,11 @@ class VmBuilder {
 
   const VmConfig& config_;
   const VmHooks& hooks_;
-  std::unique_ptr<MicroVm> vm_;
+  MicroVm* const vm_;
   std::optional<kvm::System> system_;
   BackendKind kind_ = BackendKind::kOff;
   std::vector<kvm::CpuidEntry> supported_;
-  bool vmmcall_ = false;
+  bool hypercalls_ = false;  // the guest reports conversions by VMMCALL
   int c_bit_ = 0;
   std::optional<LaunchPlan> plan_;
   std::optional<shim::ShimLaunch> shim_;
@@ -107,15 +120,21 @@ absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
   system_ = std::move(system);
   RETURN_IF_ERROR(CheckCpus());
   ASSIGN_OR_RETURN(supported_, system_->SupportedCpuid());
-  vmmcall_ = vcpu::UsesVmmcall(supported_);
   if (config_.confidential.backend != confidential::BackendChoice::kOff) {
     ASSIGN_OR_RETURN(confidential::HostFacts facts,
                      confidential::CollectHostFacts(*system_));
     ASSIGN_OR_RETURN(kind_, confidential::ChooseBackend(
                                 config_.confidential.backend, facts));
   }
-  if (kind_ != BackendKind::kOff) {
-    ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported_));
+  if (kind_ == BackendKind::kOff) return absl::OkStatus();
+  ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported_));
+  hypercalls_ = config_.confidential.reports == ConversionReports::kHypercall;
+  if (hypercalls_ && !vcpu::UsesVmmcall(supported_)) {
+    // Never silently otherwise: what the guest does is part of its digest.
+    return absl::FailedPreconditionError(
+        "--conversion-reports hypercall: guests of this host's CPU have no "
+        "VMMCALL; --conversion-reports fault works, with another launch "
+        "digest");
   }
   return absl::OkStatus();
 }
@@ -135,10 +154,10 @@ absl::Status VmBuilder::CheckCpus() {
 absl::Status VmBuilder::Plan() {
   std::optional<ConfidentialLaunch> confidential;
   if (kind_ != BackendKind::kOff) {
-    confidential = ConfidentialLaunch{.c_bit = c_bit_, .hypercalls = vmmcall_};
+    confidential = ConfidentialLaunch{.c_bit = c_bit_};
   }
   ASSIGN_OR_RETURN(LaunchPlan plan, PlanLaunch(config_, confidential));
-  const uint64_t end = plan.ram.back().last().value();
+  const uint64_t end = plan.all_ram.back().last().value();
   const int bits = kind_ != BackendKind::kOff
                        ? c_bit_
                        : vcpu::MaxPhysicalAddressBits(supported_);
@@ -154,7 +173,7 @@ absl::Status VmBuilder::Plan() {
 
 absl::Status VmBuilder::CreateVm() {
   confidential::RamOptions ram;
-  ram.ram = plan_->ram;
+  ram.ram = plan_->all_ram;
   ram.aliased_end = kind_ == BackendKind::kOff ? 0 : kLowMemoryEnd;
   ram.huge_pages = config_.memory.huge_pages;
   ASSIGN_OR_RETURN(vm_->backend_vm_,
@@ -168,7 +187,7 @@ absl::Status VmBuilder::CreateVm() {
     RETURN_IF_ERROR(vm.EnableX2apicApi());
   }
   if (kind_ != BackendKind::kOff) {
-    if (vmmcall_) RETURN_IF_ERROR(vm.EnableHypercallExits());
+    if (hypercalls_) RETURN_IF_ERROR(vm.EnableHypercallExits());
     RETURN_IF_ERROR(vm.EnableUserSpaceMsrExits());
   }
   Reached("VM created");
@@ -188,7 +207,8 @@ absl::Status VmBuilder::CreateMemoryStates() {
   }
   memory::ConversionBrokerOptions options;
   options.policy = config_.confidential.policy;
-  options.on_fatal = [vm = vm_.get()](const absl::Status& status) {
+  options.exchange_windows = config_.confidential.exchange_windows;
+  options.on_fatal = [vm = vm_](const absl::Status& status) {
     vm->End({VmEnd::Kind::kConversion, status, std::string()});
   };
   options.on_thread_start = OnThreadStart(ThreadKind::kConversion);
@@ -198,11 +218,20 @@ absl::Status VmBuilder::CreateMemoryStates() {
                        vm_->view_.get(), std::move(options)));
   for (const memory::MemoryRegion& region :
        vm_->backend_vm_.memory->regions()) {
-    const bool aliased = region.range().start().value() < kLowMemoryEnd;
-    RETURN_IF_ERROR(vm_->broker_->AddRam(
-        region.range(), aliased ? PageState::kAliased : PageState::kPrivate));
+    RETURN_IF_ERROR(Declare(region.range()));
   }
   return absl::OkStatus();
+}
+
+absl::Status VmBuilder::Declare(const GuestRange& region) {
+  const std::vector<GuestRange>& windows =
+      config_.confidential.exchange_windows;
+  if (std::find(windows.begin(), windows.end(), region) != windows.end()) {
+    return vm_->broker_->AddExchangeWindow(region, PageState::kPrivate);
+  }
+  return vm_->broker_->AddRam(region, region.start().value() < kLowMemoryEnd
+                                          ? PageState::kAliased
+                                          : PageState::kPrivate);
 }
 
 absl::Status VmBuilder::CreateDevices() {
@@ -212,19 +241,23 @@ absl::Status VmBuilder::CreateDevices() {
                                       : options.ram_above_4gib) += range.size();
   }
   options.events = vm_->Events();
-  ASSIGN_OR_RETURN(vm_->platform_,
+  ASSIGN_OR_RETURN(std::unique_ptr<Platform> platform,
                    Platform::Create(kvm_vm(), *hooks_.console,
                                     std::move(options), *hooks_.log));
-  vm_->router_ = std::make_unique<ExitRouter>(
-      ExitRouter::Parts{.pio = &vm_->platform_->pio(),
-                        .mmio = &vm_->platform_->mmio(),
-                        .states = vm_->states_.get(),
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->platform_ = std::move(platform);
+  }
   for (const ExtraDevice& extra : hooks_.extra_devices) {
     devices::Bus& bus = extra.space == devices::Bus::Space::kPio
                             ? vm_->platform_->pio()
                             : vm_->platform_->mmio();
     RETURN_IF_ERROR(bus.Insert(extra.start, extra.size, extra.device));
   }
+  vm_->router_ = std::make_unique<ExitRouter>(
+      ExitRouter::Parts{.pio = &vm_->platform_->pio(),
+                        .mmio = &vm_->platform_->mmio(),
+                        .states = vm_->states_.get(),
                         .broker = vm_->broker_.get(),
                         .backend = vm_->backend_vm_.backend.get(),
                         .log = hooks_.log});
@@ -245,6 +278,11 @@ absl::Status VmBuilder::PrepareLaunch() {
 
 absl::Status VmBuilder::PrepareShim() {
   ASSIGN_OR_RETURN(shim_, shim::BuildShimLaunch(*plan_->shim));
+  if (vm_->digest_.has_value() && *vm_->digest_ != shim_->digest) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "relaunch: the files give launch digest ",
+        shim::DigestHex(shim_->digest), " now, not that of the first launch"));
+  }
   vm_->digest_ = shim_->digest;
   for (const shim::Placement& placement : shim_->placements) {
     launch_.pages.push_back(LaunchPages{placement.gpa, placement.bytes});
@@ -298,20 +336,22 @@ absl::Status VmBuilder::CreateVcpus() {
     vcpu::RunnerOptions options;
     options.index = i;
     options.kick_signal = hooks_.kick_signal;
-    vm_->runners_.push_back(std::make_unique<vcpu::Runner>(
+    options.on_start = OnThreadStart(ThreadKind::kVcpu);
+    auto runner = std::make_shared<vcpu::Runner>(
         std::move(vcpu), *vm_->router_, options,
-        [vm = vm_.get()](const vcpu::RunEnd& end) { vm->OnVcpuEnd(end); }));
+        [vm = vm_](const vcpu::RunEnd& end) { vm->OnVcpuEnd(end); });
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->runners_.push_back(std::move(runner));
   }
   return absl::OkStatus();
 }
 
 absl::Status VmBuilder::SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index) {
   vcpu::CpuidPolicy policy;
-    options.on_start = OnThreadStart(ThreadKind::kVcpu);
   policy.tsc_deadline = true;
   if (kind_ != BackendKind::kOff) {
     policy.c_bit = c_bit_;
-    policy.map_gpa_range = vmmcall_;
+    policy.map_gpa_range = hypercalls_;
   }
   ASSIGN_OR_RETURN(
       auto cpuid, vcpu::BuildCpuid(supported_, policy, plan_->topology, index));
@@ -341,7 +381,9 @@ absl::Status VmBuilder::Launch() {
 absl::StatusOr<std::unique_ptr<MicroVm>> BuildVm(const VmConfig& config,
                                                  const VmHooks& hooks,
                                                  kvm::Syscalls& syscalls) {
-  return VmBuilder(config, hooks).Build(syscalls);
+  std::unique_ptr<MicroVm> vm = VmBuilder::NewVm(config, hooks, syscalls);
+  RETURN_IF_ERROR(VmBuilder(config, vm.get()).Build(syscalls));
+  return vm;
 }
 
 }  // namespace cloister::vmm

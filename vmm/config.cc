@@ -41,6 +41,31 @@ absl::Status ValidateCpus(const CpuConfig& cpus) {
   return absl::OkStatus();
 }
 
+absl::Status ValidateConfidential(const VmConfig& config) {
+  const ConfidentialConfig& confidential = config.confidential;
+  if (confidential.policy.shared_limit % memory::kPageSize != 0 &&
+      confidential.policy.shared_limit != UINT64_MAX) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--shared-limit: ", confidential.policy.shared_limit,
+                     " bytes are not a multiple of 4 KiB"));
+  }
+  if (confidential.policy.burst == 0) {
+    return absl::InvalidArgumentError(
+        "--conversion-rate: a burst of no requests at all");
+  }
+  const bool off = confidential.backend == confidential::BackendChoice::kOff;
+  if (off && !confidential.exchange_windows.empty()) {
+    return absl::InvalidArgumentError(
+        "exchange windows: not with --confidential off");
+  }
+  if (!off && config.memory.huge_pages != memory::HugePages::kNone) {
+    // One touch of shared memory would back 511 private neighbours.
+    return absl::InvalidArgumentError(
+        "--huge-pages: only with --confidential off");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateId(const std::string& id) {
   bool good = !id.empty() && id.size() <= kMaxIdLength;
   for (char c : id) good = good && (absl::ascii_isalnum(c) || c == '-');
@@ -58,13 +83,7 @@ absl::Status ValidateConfig(const VmConfig& config) {
   if (absl::Status s = ValidateMemory(config.memory); !s.ok()) return s;
   if (absl::Status s = ValidateCpus(config.cpus); !s.ok()) return s;
   if (absl::Status s = ValidateId(config.id); !s.ok()) return s;
-  if (config.memory.huge_pages != memory::HugePages::kNone &&
-      config.confidential.backend != confidential::BackendChoice::kOff) {
-    // One touch of shared memory would back 511 private neighbours.
-    return absl::InvalidArgumentError(
-        "--huge-pages: only with --confidential off");
-  }
-  return absl::OkStatus();
+  return ValidateConfidential(config);
 }
 
 }  // namespace cloister::vmm

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/memory/conversion_policy.h"
+#include "cloister/memory/guest_address.h"
 #include "cloister/memory/guest_memory_mapping.h"
 
 namespace cloister::vmm {
@@ -29,10 +31,24 @@ struct MemoryConfig {
   memory::HugePages huge_pages = memory::HugePages::kNone;
 };
 
+// How a confidential guest tells that it shares a page, or takes it back.
+enum class ConversionReports {
+  kHypercall,  // MAP_GPA_RANGE by VMMCALL: AMD hosts
+  kFault,      // by touching it: pages only ever become shared
+};
+
 struct ConfidentialConfig {
   confidential::BackendChoice backend = confidential::BackendChoice::kAuto;
-  // What a guest's implicit conversions may do. Linux needs them early on.
+  // Part of the launch digest, so never chosen by what the host offers.
+  ConversionReports reports = ConversionReports::kHypercall;
+  // What a guest's conversions may do: limits, and whether those that no
+  // hypercall reports are allowed. Linux needs those early on.
   memory::ConversionPolicy policy;
+  // Memory beside --memory that starts out private and that the host may
+  // convert at any time (memory::HostConversionReason::kExchangeWindow):
+  // page-aligned, ascending, disjoint, outside of the guest's e820 table and of
+  // the hole below 4 GiB. Part of the launch digest.
+  std::vector<memory::GuestRange> exchange_windows;
 };
 
 // Everything that describes a VM. Plain data: nothing is opened or checked

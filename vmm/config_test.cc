@@ -71,5 +71,26 @@ TEST(ConfigTest, Id) {
   }
 }
 
+TEST(ConfigTest, LimitsOnConversions) {
+  VmConfig config = Good();
+  config.confidential.policy.shared_limit = 0;
+  config.confidential.policy.per_second = UINT64_MAX;
+  EXPECT_OK(ValidateConfig(config));
+  config.confidential.policy.shared_limit = 4097;
+  ExpectRefused(config, "--shared-limit:");
+  config = Good();
+  config.confidential.policy.burst = 0;
+  ExpectRefused(config, "--conversion-rate:");
+}
+
+TEST(ConfigTest, OnlyConfidentialGuestsHaveExchangeWindows) {
+  VmConfig config = Good();
+  config.confidential.exchange_windows = {*memory::GuestRange::Create(
+      memory::GuestAddress(uint64_t{4} << 30), 4096)};
+  EXPECT_OK(ValidateConfig(config));
+  config.confidential.backend = confidential::BackendChoice::kOff;
+  ExpectRefused(config, "exchange windows:");
+}
+
 }  // namespace
 }  // namespace cloister::vmm

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/launch_plan.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "cloister/base/status_macros.h"
+#include "cloister/boot/e820.h"
 #include "cloister/boot/linux_loader.h"
 #include "cloister/boot/shim/layout.h"
 #include "cloister/vmm/layout.h"
@@ -27,12 +30,63 @@ std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
   return ids;
 }
 
-// Every setting that reaches the guest but is not among the placed pieces: the
-// topology that CPUID shows. Its text is measured, so a change of its form is a
-// new version.
+// Every setting that reaches the guest but is not among the placed pieces or
+// the start state: the topology that CPUID shows, memory beside RAM. Its text
+// is measured, so a change of its form is a new version.
 std::string PlatformText(const VmConfig& config) {
-  return absl::StrCat("platform 1\nthreads-per-core ",
-                      config.cpus.threads_per_core, "\n");
+  std::string text = absl::StrCat("platform 2\nthreads-per-core ",
+                                  config.cpus.threads_per_core, "\n");
+  for (const GuestRange& window : config.confidential.exchange_windows) {
+    absl::StrAppend(&text, "exchange-window 0x",
+                    absl::Hex(window.start().value()), " ", window.size(),
+                    "\n");
+  }
+  return text;
+}
+
+absl::Status CheckWindow(const GuestRange& window,
+                         absl::Span<const boot::E820Entry> e820) {
+  auto refuse = [&](absl::string_view why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("exchange window ", window.ToString(), ": ", why));
+  };
+  if (!window.IsPageAligned()) return refuse("not page-aligned");
+  if (window.start().value() < kLowMemoryEnd) {
+    return refuse("in the low MiB, which is never private");
+  }
+  ASSIGN_OR_RETURN(GuestRange hole, GuestRange::Create(GuestAddress(kHoleStart),
+                                                       kFourGiB - kHoleStart));
+  if (window.Overlaps(hole)) return refuse("in the hole below 4 GiB");
+  for (const boot::E820Entry& entry : e820) {
+    if (window.Overlaps(entry.range)) {
+      return refuse(
+          absl::StrCat("the guest's e820 table has ", entry.range.ToString()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// `ram` and the exchange windows, which the guest's e820 table must not have.
+absl::StatusOr<std::vector<GuestRange>> WithWindows(
+    const std::vector<GuestRange>& ram,
+    const std::vector<GuestRange>& windows) {
+  boot::MemoryLayout layout;
+  layout.ram = ram;
+  ASSIGN_OR_RETURN(std::vector<boot::E820Entry> e820,
+                   boot::BuildE820(layout, /*extra=*/{}));
+  std::vector<GuestRange> all = ram;
+  for (size_t i = 0; i < windows.size(); ++i) {
+    RETURN_IF_ERROR(CheckWindow(windows[i], e820));
+    if (i > 0 && windows[i].start() <= windows[i - 1].last()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("exchange window ", windows[i].ToString(),
+                       ": not above the one before it"));
+    }
+    all.push_back(windows[i]);
+  }
+  std::sort(all.begin(), all.end(),
+            [](const auto& a, const auto& b) { return a.start() < b.start(); });
+  return all;
 }
 
 // Linux masks LINT0 when it sets up its local APIC, and opens it again for the
@@ -66,7 +120,8 @@ absl::StatusOr<shim::LaunchOptions> PlanShim(const VmConfig& config,
   options.pieces = plan.image.pieces();
   options.entry = plan.image.entry();
   options.vcpus = config.cpus.count;
-  options.hypercalls = launch.hypercalls;
+  options.hypercalls =
+      config.confidential.reports == ConversionReports::kHypercall;
   options.platform = PlatformText(config);
   return options;
 }
@@ -96,8 +151,14 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
   load.memory.ram = ram;
   load.acpi = MakeAcpiOptions(ApicIds(topology), io_apic);
   ASSIGN_OR_RETURN(boot::LaunchImage image, boot::LoadLinux(load));
+  std::vector<GuestRange> all_ram = ram;
+  if (confidential.has_value()) {
+    ASSIGN_OR_RETURN(all_ram,
+                     WithWindows(ram, config.confidential.exchange_windows));
+  }
   LaunchPlan plan{.topology = topology,
                   .ram = std::move(ram),
+                  .all_ram = std::move(all_ram),
                   .image = std::move(image),
                   .shim = std::nullopt};
   if (confidential.has_value()) {

@@ -21,22 +21,24 @@ vcpu::CpuTopology TopologyOf(const CpuConfig& config);
 // measure` makes one without /dev/kvm, a run makes the same one.
 struct LaunchPlan {
   vcpu::CpuTopology topology;
-  std::vector<memory::GuestRange> ram;
+  std::vector<memory::GuestRange> ram;  // that the guest is told of
+  // With the exchange windows; ascending.
+  std::vector<memory::GuestRange> all_ram;
   boot::LaunchImage image;
   // Only for confidential guests: how the shim takes the image over.
   std::optional<shim::LaunchOptions> shim;
 };
 
-// How a confidential guest is started.
+// What the host decides about the start of a confidential guest: nothing that
+// is measured.
 struct ConfidentialLaunch {
-  // Position of the C-bit; not measured.
+  // Position of the C-bit, which the shim checks against CPUID.
   int c_bit = 47;
-  // The guest reports conversions by hypercall (AMD hosts); measured.
-  bool hypercalls = true;
 };
 
 // Loads the files of `config` and lays the guest out. Without `confidential`
-// the plan has no shim. Errors of ValidateConfig and boot::LoadLinux, and
+// the plan has no shim. Errors of ValidateConfig and boot::LoadLinux,
+// InvalidArgument for an exchange window where none may be, and
 // ResourceExhausted if there is no room for the shim.
 absl::StatusOr<LaunchPlan> PlanLaunch(
     const VmConfig& config,

@@ -9,10 +9,20 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/fake_kernel.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace cloister::vmm {
 namespace {
+
+using ::cloister::base::StatusIs;
+using memory::GuestRange;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+GuestRange Window(uint64_t start, uint64_t size) {
+  return *GuestRange::Create(memory::GuestAddress(start), size);
+}
 
 class LaunchPlanTest : public ::testing::Test {
  protected:
@@ -102,6 +112,12 @@ TEST_F(LaunchPlanTest, EveryOptionThatReachesTheGuestChangesTheDigest) {
   expect_new("--threads-per-core");
   config_.memory.bytes += 4096;
   expect_new("--memory");
+  config_.confidential.reports = ConversionReports::kFault;
+  expect_new("--conversion-reports");
+  config_.confidential.exchange_windows = {Window(128 << 20, 4096)};
+  expect_new("an exchange window");
+  config_.confidential.exchange_windows = {Window(128 << 20, 8192)};
+  expect_new("the size of an exchange window");
   initrd_[4999] ^= 1;
   expect_new("a byte of the initrd");
   initrd_.push_back(0);
@@ -117,7 +133,50 @@ TEST_F(LaunchPlanTest, OptionsThatTheGuestCannotSeeDoNot) {
   EXPECT_EQ(digest, Digest());
   config_.confidential.backend = confidential::BackendChoice::kEmulated;
   EXPECT_EQ(digest, Digest());
-  EXPECT_NE(digest, Digest({.hypercalls = false}));
+  config_.confidential.policy.shared_limit = 1 << 20;
+  config_.confidential.policy.per_second = 1;
+  config_.confidential.policy.implicit = memory::ImplicitPolicy::kDeny;
+  EXPECT_EQ(digest, Digest());
+}
+
+TEST_F(LaunchPlanTest, ExchangeWindowsAreMemoryThatTheGuestIsNotToldOf) {
+  WriteFiles();
+  config_.confidential.exchange_windows = {Window(64 << 20, 4096),
+                                           Window(uint64_t{4} << 30, 1 << 20)};
+  ASSERT_OK_AND_ASSIGN(LaunchPlan plan,
+                       PlanLaunch(config_, ConfidentialLaunch()));
+  EXPECT_EQ(plan.ram, std::vector<GuestRange>({Window(0, 64 << 20)}));
+  EXPECT_EQ(plan.all_ram, std::vector<GuestRange>(
+                              {Window(0, 64 << 20), Window(64 << 20, 4096),
+                               Window(uint64_t{4} << 30, 1 << 20)}));
+  EXPECT_EQ(plan.shim->ram, plan.ram);
+  // Ordinary guests have none: ValidateConfig refuses to ask for them.
+  config_.confidential.backend = confidential::BackendChoice::kOff;
+  EXPECT_FALSE(PlanLaunch(config_, std::nullopt).ok());
+}
+
+TEST_F(LaunchPlanTest, ExchangeWindowsElsewhereAreRefused) {
+  WriteFiles();
+  config_.memory.bytes = uint64_t{3} << 30;
+  auto expect_refused = [&](std::vector<GuestRange> windows, const char* why) {
+    config_.confidential.exchange_windows = std::move(windows);
+    EXPECT_THAT(PlanLaunch(config_, ConfidentialLaunch()),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         AllOf(HasSubstr("exchange window"), HasSubstr(why))));
+  };
+  const uint64_t four_gib = uint64_t{4} << 30;
+  expect_refused({Window(four_gib + 8, 4096)}, "page-aligned");
+  expect_refused({Window(four_gib, 100)}, "page-aligned");
+  expect_refused({Window(0xa0000, 4096)}, "low MiB");
+  expect_refused({Window(64 << 20, 4096)}, "e820");
+  expect_refused({Window((uint64_t{3} << 30) - 4096, 8192)}, "hole");
+  expect_refused({Window(0xfee00000, 4096)}, "hole");
+  expect_refused({Window(four_gib, 4096), Window(four_gib, 4096)},
+                 "the one before");
+  expect_refused({Window(four_gib + 4096, 4096), Window(four_gib, 4096)},
+                 "the one before");
+  config_.memory.bytes = uint64_t{2} << 30;
+  expect_refused({Window((uint64_t{2} << 30) - 4096, 8192)}, "e820");
 }
 
 }  // namespace

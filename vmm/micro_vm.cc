@@ -37,14 +37,20 @@ MicroVm::~MicroVm() {
   Wait();
 }
 
+std::vector<std::shared_ptr<vcpu::Runner>> MicroVm::Runners() const {
+  base::MutexLock lock(&parts_mutex_);
+  return runners_;
+}
+
 absl::Status MicroVm::Start() {
   {
     base::MutexLock lock(&mutex_);
     if (started_) return absl::FailedPreconditionError("VM already started");
     started_ = true;
   }
+  if (broker_ != nullptr) RETURN_IF_ERROR(broker_->BeginLaunch());
   if (hooks_.boot_timer != nullptr) hooks_.boot_timer->Reached("first KVM_RUN");
-  for (auto& runner : runners_) {
+  for (const auto& runner : Runners()) {
     absl::Status status = runner->Start();
     if (!status.ok()) {
       Stop();
@@ -55,45 +61,133 @@ absl::Status MicroVm::Start() {
 }
 
 void MicroVm::Pause() {
-  for (auto& runner : runners_) runner->RequestPause();
+  base::MutexLock lock(&pause_mutex_);
+  if (++pauses_ > 1) return;
+  const auto runners = Runners();
+  for (const auto& runner : runners) runner->RequestPause();
   // A vCPU parks once its own conversion is done; then nobody else's starts.
-  for (auto& runner : runners_) runner->WaitPaused();
+  for (const auto& runner : runners) runner->WaitPaused();
   if (broker_ != nullptr) broker_->Pause();
 }
 
 void MicroVm::Resume() {
+  base::MutexLock lock(&pause_mutex_);
+  if (pauses_ == 0 || --pauses_ > 0) return;
   if (broker_ != nullptr) broker_->Resume();
-  for (auto& runner : runners_) runner->Resume();
+  for (const auto& runner : Runners()) runner->Resume();
 }
 
 void MicroVm::Stop() {
+  {
+    base::MutexLock lock(&mutex_);
+    stop_requested_ = relaunching_;
+  }
   End({.kind = VmEnd::Kind::kStopped, .status = {}, .registers = {}});
 }
 
 VmEnd MicroVm::Wait() {
-  for (auto& runner : runners_) runner->Wait();
-  base::MutexLock lock(&mutex_);
-  return end_.value_or(VmEnd());
+  for (const auto& runner : Runners()) runner->Wait();
+  std::optional<VmEnd> end;
+  {
+    base::MutexLock lock(&mutex_);
+    end = end_;
+  }
+  if (!end.has_value()) return VmEnd();
+  // Whoever has the broker call back now finds the end noted: no lock is taken
+  // twice.
+  base::MutexLock lock(&parts_mutex_);
+  if (broker_ != nullptr) broker_->GuestStopped();
+  return *std::move(end);
+}
+
+absl::Status MicroVm::Relaunch() {
+  base::MutexLock pause_lock(&pause_mutex_);
+  {
+    base::MutexLock lock(&mutex_);
+    if (!end_.has_value() || relaunching_ || pauses_ > 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("relaunch: the VM ",
+                       pauses_ > 0 ? "is paused" : "has not ended its run"));
+    }
+    relaunching_ = true;
+    stop_requested_ = false;
+  }
+  absl::Status status = TakeApart();
+  if (status.ok()) status = rebuild_();
+  {
+    base::MutexLock lock(&mutex_);
+    relaunching_ = false;
+    if (!status.ok()) return status;
+    if (stop_requested_) {
+      return absl::CancelledError("relaunch: the VM was stopped meanwhile");
+    }
+    verified_.store(false);
+    end_.reset();
+    refusal_ = absl::OkStatus();
+    started_ = false;
+  }
+  return Start();
+}
+
+absl::Status MicroVm::TakeApart() {
+  std::vector<std::shared_ptr<vcpu::Runner>> runners;
+  std::unique_ptr<ExitRouter> router;
+  std::unique_ptr<Platform> platform;
+  for (const auto& runner : Runners()) runner->Wait();
+  {
+    base::MutexLock lock(&parts_mutex_);
+    runners.swap(runners_);
+    router = std::move(router_);
+    platform = std::move(platform_);
+  }
+  // Devices go before the memory that they use, and without the lock.
+  runners.clear();
+  router.reset();
+  platform.reset();
+  // Waits for leases, and frees both sides of every page.
+  if (broker_ != nullptr) RETURN_IF_ERROR(broker_->Reset());
+  base::MutexLock lock(&parts_mutex_);
+  broker_.reset();
+  view_.reset();
+  backend_vm_.vm.reset();
+  backend_vm_ = confidential::BackendVm();
+  states_.reset();
+  staged_.clear();
+  return absl::OkStatus();
 }
 
 bool MicroVm::PressPowerButton() {
-  return platform_->power().PressPowerButton();
+  base::MutexLock lock(&parts_mutex_);
+  return platform_ != nullptr && platform_->power().PressPowerButton();
 }
 
 size_t MicroVm::ConsoleInput(absl::Span<const uint8_t> bytes) {
-  return platform_->serial().Enqueue(bytes);
+  base::MutexLock lock(&parts_mutex_);
+  return platform_ == nullptr ? 0 : platform_->serial().Enqueue(bytes);
 }
 
-void MicroVm::ConsoleBreak() { platform_->serial().SendBreak(); }
+void MicroVm::ConsoleBreak() {
+  base::MutexLock lock(&parts_mutex_);
+  if (platform_ != nullptr) platform_->serial().SendBreak();
+}
 
-void MicroVm::ConsoleWritable() { platform_->serial().OnSinkWritable(); }
+void MicroVm::ConsoleWritable() {
+  base::MutexLock lock(&parts_mutex_);
+  if (platform_ != nullptr) platform_->serial().OnSinkWritable();
+}
 
 confidential::BackendKind MicroVm::backend() const {
   return backend_vm_.backend->kind();
 }
 
+uint32_t MicroVm::cpus() const {
+  return static_cast<uint32_t>(Runners().size());
+}
+
 vcpu::ExitCounters::Snapshot MicroVm::counters(uint32_t cpu) const {
-  return runners_.at(cpu)->counters();
+  const auto runners = Runners();
+  return cpu < runners.size() ? runners[cpu]->counters()
+                              : vcpu::ExitCounters::Snapshot();
 }
 
 PlatformEvents MicroVm::Events() {
@@ -125,14 +219,7 @@ void MicroVm::OnVerified() {
   if (hooks_.boot_timer != nullptr) {
     hooks_.boot_timer->Reached("launch verified");
   }
-  absl::Status status;
-  if (!staged_.empty()) {
-    status = broker_
-                 ->ConvertForHost(staged_, memory::PageState::kPrivate,
-                                  memory::HostConversionReason::kBeforeBoot)
-                 .status();
-  }
-  broker_->GuestStarted();
+  absl::Status status = broker_->FinishLaunch(staged_);
   if (!status.ok()) End({VmEnd::Kind::kConversion, status, std::string()});
 }
 
@@ -162,6 +249,9 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
       return {VmEnd::Kind::kNotVerified, refusal_, std::string()};
     }
   }
+  // A confidential guest's registers are its secrets; the status has the RIP.
+  const std::string registers =
+      digest_.has_value() ? std::string() : end.registers;
   switch (end.kind) {
     case Kind::kPowerOff:
       return {VmEnd::Kind::kPowerOff, absl::OkStatus(), std::string()};
@@ -170,7 +260,7 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
     case Kind::kStopped:
       return {VmEnd::Kind::kStopped, absl::OkStatus(), std::string()};
     case Kind::kGuestShutdown:
-      return {VmEnd::Kind::kTripleFault, end.status, end.registers};
+      return {VmEnd::Kind::kTripleFault, end.status, registers};
     case Kind::kHalted:
       return {VmEnd::Kind::kInternalError,
               absl::InternalError("a vCPU halted with nothing to wake it"),
@@ -180,7 +270,7 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
   }
   VmEnd::Kind kind = router_->conversion_failed() ? VmEnd::Kind::kConversion
                                                   : VmEnd::Kind::kInternalError;
-  return {kind, end.status, end.registers};
+  return {kind, end.status, registers};
 }
 
 void MicroVm::OnVcpuEnd(const vcpu::RunEnd& end) { End(Translate(end)); }
@@ -195,8 +285,11 @@ void MicroVm::End(VmEnd end) {
     }
   }
   if (!first) return;
-  for (auto& runner : runners_) runner->RequestStop();
-  if (broker_ != nullptr) broker_->Shutdown();
+  {
+    base::MutexLock lock(&parts_mutex_);
+    for (const auto& runner : runners_) runner->RequestStop();
+    if (broker_ != nullptr) broker_->Shutdown();
+  }
   if (hooks_.on_end) hooks_.on_end();
 }
 

@@ -63,7 +63,8 @@ struct VmHooks {
 // A VM that BuildVm has put together: memory, devices, vCPUs. No globals:
 // several may live in one process.
 //
-// Thread-safe. Start once; the destructor stops what still runs.
+// Thread-safe, but for the references that backend parts are handed out by:
+// those end with Relaunch. Start once; the destructor stops what still runs.
 class MicroVm {
  public:
   ~MicroVm();
@@ -73,8 +74,14 @@ class MicroVm {
   // Starts every vCPU's thread. ResourceExhausted if the host gives no more.
   absl::Status Start();
 
-  // Pause returns once no vCPU runs guest code; Resume lets them go on. A VM
-  // that has ended stays so.
+  // Pause returns once no vCPU runs guest code; Resume lets them go on. Pauses
+  // nest: the guest runs again after as many Resumes, and a Resume too many
+  // does nothing. A VM that has ended stays so.
+  //
+  // A conversion that a vCPU has begun, or waits for, completes first: the vCPU
+  // then stands between two instructions. So Pause may take as long as the rate
+  // limit delays a request, and whoever has paused broker() itself must resume
+  // it. Not from a callback.
   void Pause();
   void Resume();
 
@@ -82,6 +89,18 @@ class MicroVm {
   void Stop();
   // Waits for the end of the run, and of every thread of the VM.
   VmEnd Wait();
+
+  // After the end of a run: makes the VM as it was when it was built and starts
+  // it, confidential guests through the shim again. Nothing of the old memory
+  // is left, on either side. The files are read anew and must give the same
+  // launch digest (FailedPrecondition). Nobody may use broker(), states() or
+  // view() meanwhile. Not from a callback.
+  //
+  // FailedPrecondition while the VM runs or is paused; Unavailable if somebody
+  // keeps a lease on a confidential guest's memory; Cancelled if Stop came
+  // meanwhile; errors of BuildVm. After an error the VM stays ended, and
+  // Relaunch may be tried again.
+  absl::Status Relaunch();
 
   // True if the guest listens to its power button, and now knows of it.
   bool PressPowerButton();
@@ -96,11 +115,13 @@ class MicroVm {
   confidential::BackendKind backend() const;
   // The launch digest; nullopt for guests that are not confidential.
   const std::optional<shim::Digest>& digest() const { return digest_; }
-  // Null for guests that are not confidential.
+  // Null for guests that are not confidential. These three are others after a
+  // Relaunch.
   memory::ConversionBroker* broker() { return broker_.get(); }
   memory::PageStateMap& states() { return *states_; }
   memory::SharedView& view() { return *view_; }
-  uint32_t cpus() const { return static_cast<uint32_t>(runners_.size()); }
+  uint32_t cpus() const;
+  // Since the last launch; `cpu` is below cpus().
   vcpu::ExitCounters::Snapshot counters(uint32_t cpu) const;
 
  private:
@@ -112,15 +133,23 @@ class MicroVm {
   void OnVerified();
   void OnBootMarker(uint8_t value, std::chrono::steady_clock::time_point when);
   void OnVcpuEnd(const vcpu::RunEnd& end);
+  // For an ended VM: destroys the parts below, once nobody uses its memory.
+  absl::Status TakeApart();
   // Notes the first end and stops every vCPU.
   void End(VmEnd end);
+  std::vector<std::shared_ptr<vcpu::Runner>> Runners() const;
   VmEnd Translate(const vcpu::RunEnd& end) const;
 
   const VmHooks hooks_;
+  // The builder's: fills the members below once more.
+  std::function<absl::Status()> rebuild_;
   std::optional<shim::Digest> digest_;
   // Shared pages that the shim takes over, if it will not say so itself.
   std::vector<memory::GuestRange> staged_;
 
+  // Held to use the parts below from other threads than the VM's, which do not
+  // live through an exchange of them.
+  mutable base::Mutex parts_mutex_;
   // In the order in which they refer to each other, destroyed in reverse.
   std::unique_ptr<memory::PageStateMap> states_;
   confidential::BackendVm backend_vm_;
@@ -128,11 +157,17 @@ class MicroVm {
   std::unique_ptr<memory::ConversionBroker> broker_;
   std::unique_ptr<Platform> platform_;
   std::unique_ptr<ExitRouter> router_;
-  std::vector<std::unique_ptr<vcpu::Runner>> runners_;
+  std::vector<std::shared_ptr<vcpu::Runner>> runners_;
 
   std::atomic<bool> verified_{false};
+
+  base::Mutex pause_mutex_;  // taken before parts_mutex_
+  int pauses_ ABSL_GUARDED_BY(pause_mutex_) = 0;
+
   mutable base::Mutex mutex_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
+  bool relaunching_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;  // while relaunching
   std::optional<VmEnd> end_ ABSL_GUARDED_BY(mutex_);
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
 };

@@ -23,7 +23,8 @@ struct VmEnd {
   Kind kind = Kind::kStopped;
   // Not OK for the last four: one line that says what happened, and where.
   absl::Status status;
-  // The vCPU's registers where they say something, several lines.
+  // The vCPU's registers where they say something, several lines; never those
+  // of a confidential guest.
   std::string registers;
 };
 

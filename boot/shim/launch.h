@@ -38,8 +38,9 @@ struct LaunchOptions {
   // The guest may use VMMCALL: the shim reports all RAM from kLowest up as
   // private with KVM_HC_MAP_GPA_RANGE before it enters the kernel.
   bool hypercalls = true;
-  // Canonical text of every other setting that reaches the guest (CPUID,
-  // devices, ...). Only its digest is handed over.
+  // Canonical text of every other setting of the monitor's that reaches the
+  // guest (CPU topology, devices, ...). Only its digest is handed over. What
+  // the host's CPU adds to CPUID is no setting, and not measured.
   std::string platform;
 };
 
