@@ -69,8 +69,9 @@ class DeviceRunner {
   // False before Activate, after Reset, and once the driver broke the rules.
   bool active() const { return activation_.has_value() && !broken_; }
   // Whether the driver accepted the feature with this bit number.
-  bool Has(int feature) const {
-    return activation_.has_value() && (activation_->features >> feature & 1);
+  bool Has(int feature) const { return (features() >> feature & 1) != 0; }
+  uint64_t features() const {
+    return activation_.has_value() ? activation_->features : 0;
   }
   // Null unless active and enabled by the driver.
   Queue* queue(uint16_t index);

@@ -15,6 +15,7 @@ absl::StatusOr<std::unique_ptr<FlowLimiter>> FlowLimiter::Create(
       new FlowLimiter(loop, std::move(resume)));
   RETURN_IF_ERROR(
       limiter->limiter_.Update({config.bandwidth, config.operations}));
+  limiter->bandwidth_limited_.store(config.bandwidth.size != 0);
   ASSIGN_OR_RETURN(limiter->timer_,
                    RateLimiterTimer::Create(loop, limiter->resume_));
   return limiter;
@@ -31,6 +32,9 @@ bool FlowLimiter::Take(uint64_t bytes, uint64_t operations) {
 
 absl::Status FlowLimiter::Update(const RateLimiterUpdate& update) {
   RETURN_IF_ERROR(limiter_.Update(update));
+  if (update.bandwidth.has_value()) {
+    bandwidth_limited_.store(update.bandwidth->size != 0);
+  }
   loop_.Post([this] {
     if (!timer_->armed()) return;
     // The wait may be shorter now: ask again.

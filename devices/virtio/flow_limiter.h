@@ -2,6 +2,7 @@
 #ifndef CLOISTER_DEVICES_VIRTIO_FLOW_LIMITER_H_
 #define CLOISTER_DEVICES_VIRTIO_FLOW_LIMITER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -32,6 +33,10 @@ class FlowLimiter {
   void Return(uint64_t bytes, uint64_t operations = 1) {
     limiter_.Refund(bytes, operations);
   }
+  // Whether bytes count. Any thread.
+  bool bandwidth_limited() const {
+    return bandwidth_limited_.load(std::memory_order_relaxed);
+  }
   bool waiting() const { return timer_->armed(); }
   // Forgets that something waits.
   void Cancel() { timer_->Disarm(); }
@@ -50,6 +55,7 @@ class FlowLimiter {
   base::EventLoop& loop_;
   const std::function<void()> resume_;
   RateLimiter limiter_;
+  std::atomic<bool> bandwidth_limited_{false};
   Counter throttled_;
   std::unique_ptr<RateLimiterTimer> timer_;
 };
