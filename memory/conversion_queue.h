@@ -26,8 +26,8 @@ class ConversionQueue {
   enum class Priority {
     kGuest,  // waits while the queue is paused; a reset cancels it
     kHost,   // as kGuest, but refused at once while the queue is paused
-    kInner,  // the broker's own work: passes those who wait, the pause and the
-             // shutdown; never fails
+    kInner,  // the broker's own work: does not wait for those who wait, the
+             // pause or the shutdown; never fails
   };
 
   // The turn of one request. Move-only; ends the turn when destroyed. Must not
