@@ -45,6 +45,16 @@ EOF
   grep -q thread-safety <<<"$out" || { echo "$out"; return 1; }
 }
 
+# So must layering_check: a file that includes a header of a library which its
+# target does not name must not compile, and must once the target names it.
+layering_works() {
+  local out
+  local build=(bazel build --config=clang --features=layering_check --noshow_progress)
+  out=$("${build[@]}" //tools/layering_canary:declared 2>&1) || { tail -20 <<<"$out"; return 1; }
+  out=$("${build[@]}" //tools/layering_canary:undeclared 2>&1) && { echo "an undeclared include compiled"; return 1; }
+  grep -q 'does not depend on a module exporting' <<<"$out" || { tail -20 <<<"$out"; return 1; }
+}
+
 include=$(mktemp -d)
 trap 'rm -rf "$include"' EXIT
 ln -s "$PWD" "$include/cloister"
@@ -52,7 +62,10 @@ ln -s "$PWD" "$include/cloister"
 step "clang-format" format
 step "SPDX lines" spdx
 step "buildifier" tools/buildifier.sh -mode=check
-step "dependency rules" python3 tools/check_deps.py
+step "the checks can fail" python3 -B tools/checks_test.py
+step "guest memory by pointer" python3 -B tools/check_guest_memory.py
+step "dependency rules" python3 -B tools/check_deps.py
 step "thread-safety analysis is on" thread_safety_works
+step "layering_check is on" layering_works
 step "clang: thread safety, layering" clang_build
 exit $status

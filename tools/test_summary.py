@@ -2,9 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts what a `bazel test` run did, from its build event file.
 
+usage: test_summary.py [--require-lab] EVENTS.json
+
 Prints every skipped case with its reason, then one line
 "N passed, N failed, N skipped" over GoogleTest cases (a test program without
-GoogleTest output counts as one case).
+GoogleTest output counts as one case). Leaves with 1 if a test failed; with
+--require-lab also if lab tests were skipped. That is decided here and not in
+the tests' environment, so that results cached by one kind of run serve the
+other.
 """
 
 import json
@@ -20,41 +25,33 @@ def read_log(uri):
         return file.read()
 
 
-def main(path):
-    passed = failed = skipped = 0
-    reasons = []
-    with open(path) as events:
-        for line in events:
-            event = json.loads(line)
-            result = event.get("testResult")
-            if not result:
-                continue
-            label = event["id"]["testResult"]["label"]
-            ok = result.get("status") == "PASSED"
-            log = next(
-                (o.get("uri") for o in result.get("testActionOutput", []) if o["name"] == "test.log"),
-                None,
-            )
-            text = read_log(log) if log else ""
-            cases = len(re.findall(r"^\[       OK \] ", text, re.M))
-            bad = len(set(re.findall(r"^\[  FAILED  \] (\S+)[ ,].*ms\)$", text, re.M)))
-            skips = re.findall(r"^\[  SKIPPED \] (\S+) \(\d+ ms\)$", text, re.M)
-            passed += cases if ok or cases else 0
-            if ok and not cases and not skips and "lab: SKIPPED" not in text:
-                passed += 1
-            failed += bad if bad else (0 if ok else 1)
-            skipped += len(skips)
-            for line in re.findall(r"^lab: SKIPPED .*$", text, re.M):
-                skipped += 1
-                reasons.append(f"skipped: {label}: {line}")
-            for name in skips:
-                reasons.append(f"skipped: {label} {name}: {reason(text, name)}")
-            if not ok:
-                reasons.append(f"failed: {label}: {result.get('status')}")
-    for line in reasons:
-        print(line)
-    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
-    return 1 if failed else 0
+class Count:
+    """What the tests added so far came to."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = self.skipped_in_lab = 0
+        self.reasons = []
+
+    def add(self, label, status, text):
+        """One run of a test program: its status and its log."""
+        ok = status == "PASSED"
+        cases = len(re.findall(r"^\[       OK \] ", text, re.M))
+        bad = len(set(re.findall(r"^\[  FAILED  \] (\S+)[ ,].*ms\)$", text, re.M)))
+        skips = re.findall(r"^\[  SKIPPED \] (\S+) \(\d+ ms\)$", text, re.M)
+        in_lab = re.findall(r"^lab: SKIPPED .*$", text, re.M)
+        self.passed += cases
+        if ok and not cases and not skips and not in_lab:
+            self.passed += 1
+        self.failed += bad if bad else (0 if ok else 1)
+        self.skipped += len(skips) + len(in_lab)
+        self.skipped_in_lab += len(in_lab)
+        self.reasons += [f"skipped: {label}: {line}" for line in in_lab]
+        self.reasons += [f"skipped: {label} {name}: {reason(text, name)}" for name in skips]
+        if not ok:
+            self.reasons.append(f"failed: {label}: {status}")
+
+    def exit_code(self, require_lab):
+        return 1 if self.failed or (require_lab and self.skipped_in_lab) else 0
 
 
 def reason(text, name):
@@ -66,5 +63,27 @@ def reason(text, name):
     return lines[0] if lines else "no reason given"
 
 
+def main(arguments):
+    require_lab = "--require-lab" in arguments
+    paths = [argument for argument in arguments if argument != "--require-lab"]
+    count = Count()
+    with open(paths[0]) as events:
+        for line in events:
+            event = json.loads(line)
+            result = event.get("testResult")
+            if not result:
+                continue
+            outputs = result.get("testActionOutput", [])
+            log = next((o.get("uri") for o in outputs if o["name"] == "test.log"), None)
+            label = event["id"]["testResult"]["label"]
+            count.add(label, result.get("status"), read_log(log) if log else "")
+    for line in count.reasons:
+        print(line)
+    print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped", flush=True)
+    if require_lab and count.skipped_in_lab:
+        print("the lab is required (--require-lab), but lab tests were skipped", flush=True)
+    return count.exit_code(require_lab)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
