@@ -89,6 +89,17 @@ uint64_t Requests(const std::array<memory::ConversionStats::Flow, 3>& flows,
   return flows[static_cast<size_t>(origin)].requests;
 }
 
+// What of an ended VM's memory was backed on both sides; it is freed.
+std::string DoubleBacked(vmm::MicroVm& vm) {
+  absl::StatusOr<memory::ReconcileReport> report = vm.broker()->Reconcile();
+  if (!report.ok()) {
+    return absl::StrCat("an unknown part backed twice (",
+                        report.status().message(), ")");
+  }
+  return absl::StrCat(vmm::FormatSize(report->double_backed_bytes()),
+                      " backed twice");
+}
+
 // One line: what is private and shared, and what was converted.
 std::string MemoryTotals(vmm::MicroVm& vm) {
   const memory::ConversionStats stats = vm.broker()->stats();
@@ -96,7 +107,7 @@ std::string MemoryTotals(vmm::MicroVm& vm) {
   return absl::StrCat("memory: ", vmm::FormatSize(stats.private_bytes),
                       " private, ", vmm::FormatSize(stats.shared_bytes),
                       " shared, ", vmm::FormatSize(stats.aliased_total_bytes),
-                      " aliased; converted ",
+                      " aliased, ", DoubleBacked(vm), "; converted ",
                       vmm::FormatSize(Sum(stats.to_shared)), " to shared and ",
                       vmm::FormatSize(Sum(stats.to_private)), " to private in ",
                       Requests(stats.to_shared, Origin::kExplicit) +

@@ -209,7 +209,7 @@ absl::Status VmBuilder::CreateMemoryStates() {
   options.policy = config_.confidential.policy;
   options.exchange_windows = config_.confidential.exchange_windows;
   options.on_fatal = [vm = vm_](const absl::Status& status) {
-    vm->End({VmEnd::Kind::kConversion, status, std::string()});
+    vm->OnFatal(status);
   };
   options.on_thread_start = OnThreadStart(ThreadKind::kConversion);
   ASSIGN_OR_RETURN(vm_->broker_,

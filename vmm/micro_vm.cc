@@ -220,7 +220,7 @@ void MicroVm::OnVerified() {
     hooks_.boot_timer->Reached("launch verified");
   }
   absl::Status status = broker_->FinishLaunch(staged_);
-  if (!status.ok()) End({VmEnd::Kind::kConversion, status, std::string()});
+  if (!status.ok()) OnFatal(status);
 }
 
 void MicroVm::OnShimStatus(uint8_t status) {
@@ -274,6 +274,10 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
 }
 
 void MicroVm::OnVcpuEnd(const vcpu::RunEnd& end) { End(Translate(end)); }
+
+void MicroVm::OnFatal(const absl::Status& status) {
+  End({VmEnd::Kind::kConversion, status, std::string()});
+}
 
 void MicroVm::End(VmEnd end) {
   bool first = false;

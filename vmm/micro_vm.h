@@ -126,6 +126,7 @@ class MicroVm {
 
  private:
   friend class VmBuilder;
+  friend class MicroVmPeer;  // of the test
   explicit MicroVm(VmHooks hooks);
 
   PlatformEvents Events();
@@ -133,6 +134,8 @@ class MicroVm {
   void OnVerified();
   void OnBootMarker(uint8_t value, std::chrono::steady_clock::time_point when);
   void OnVcpuEnd(const vcpu::RunEnd& end);
+  // A page's state is uncertain.
+  void OnFatal(const absl::Status& status);
   // For an ended VM: destroys the parts below, once nobody uses its memory.
   absl::Status TakeApart();
   // Notes the first end and stops every vCPU.

@@ -26,6 +26,14 @@
 #include "gtest/gtest.h"
 
 namespace cloister::vmm {
+
+class MicroVmPeer {
+ public:
+  static void OnFatal(MicroVm& vm, const absl::Status& status) {
+    vm.OnFatal(status);
+  }
+};
+
 namespace {
 
 using ::cloister::base::IsOkAndHolds;
@@ -380,6 +388,70 @@ TEST_P(BackendVmTest, OnlyOrdinaryGuestsShowTheirRegisters) {
   EXPECT_EQ(end.kind, VmEnd::Kind::kTripleFault);
   EXPECT_THAT(std::string(end.status.message()), HasSubstr("vCPU 0"));
   EXPECT_EQ(end.registers.empty(), GetParam() != BackendKind::kOff);
+}
+
+TEST_P(BackendVmTest, WhatTheBrokerCannotUndoEndsTheRun) {
+  auto vm = Make(MicroKernel::kPrint);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  sink_.WaitFor(1);
+  MicroVmPeer::OnFatal(*vm, absl::InternalError("undoing failed too"));
+  vm->Stop();  // too late
+  VmEnd end = vm->Wait();
+  EXPECT_EQ(end.kind, VmEnd::Kind::kConversion);
+  EXPECT_EQ(end.status.message(), "undoing failed too");
+}
+
+// --- limits on conversions ---
+
+class LimitTest : public BackendVmTest {
+ protected:
+  void SetUp() override {
+    if (!InLab()) GTEST_SKIP() << "VMMCALL is tried in the lab only";
+    BackendVmTest::SetUp();
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, LimitTest,
+                         ::testing::Values(BackendKind::kEmulated,
+                                           BackendKind::kSwProtected),
+                         KindName);
+
+// The launch image is staged in shared memory, whatever the limit; the guest's
+// own request is what it applies to.
+TEST_P(LimitTest, TheSharedLimitIsTheGuests) {
+  for (uint64_t limit : {uint64_t{0}, kPageSize}) {
+    config_.confidential.policy.shared_limit = limit;
+    auto vm = Make(MicroKernel::kConvert);
+    ASSERT_NE(vm, nullptr);
+    ASSERT_OK(vm->Start());
+    if (limit == 0) {
+      EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kPowerOff);
+      EXPECT_EQ(sink_.Take(), "P");
+      EXPECT_EQ(vm->broker()->stats().refused, 1u);
+    } else {
+      EXPECT_THAT(sink_.WaitFor(3), Not(HasSubstr("P")));
+    }
+  }
+}
+
+TEST_P(LimitTest, TheRateDelaysAndRefusesNothing) {
+  config_.confidential.policy.per_second = 200;
+  config_.confidential.policy.burst = 1;
+  auto vm = Make(MicroKernel::kConvert);
+  ASSERT_NE(vm, nullptr);
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_OK(vm->Start());
+  EXPECT_EQ(sink_.WaitFor(20).substr(0, 20), std::string(20, '.'));
+  // 40 requests, 5 ms apart.
+  EXPECT_GE(std::chrono::steady_clock::now() - start, milliseconds(150));
+  EXPECT_GE(vm->broker()->stats().delayed, 30u);
+  EXPECT_EQ(vm->broker()->stats().refused, 0u);
+  // A vCPU that waits for its turn is no obstacle.
+  vm->Pause();
+  vm->Resume();
+  vm->Stop();
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kStopped);
 }
 
 // --- policy, where accesses trap ---
