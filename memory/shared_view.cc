@@ -161,6 +161,17 @@ absl::Status SharedView::Write(GuestAddress to,
   return lease.Write(0, from);
 }
 
+uint64_t SharedView::LeasedBytes() const {
+  uint64_t bytes = 0;
+  for (const MemoryRegion& region : memory_->regions()) {
+    leases_->ForEachRun(region.range(),
+                        [&bytes](const GuestRange& run, bool leased) {
+                          if (leased) bytes += run.size();
+                        });
+  }
+  return bytes;
+}
+
 std::optional<ShareRefusal> SharedView::Check(const GuestRange& range) const {
   if (states_->IsWholly(range, PageState::kShared)) return std::nullopt;
   std::array<bool, 4> seen = {};

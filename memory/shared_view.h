@@ -132,6 +132,10 @@ class SharedView {
         std::memory_order_relaxed);
   }
 
+  // Bytes of pages that are leased now. For tests and metrics: looks at every
+  // page.
+  uint64_t LeasedBytes() const;
+
  private:
   friend class Lease;
   friend class ConversionBroker;

@@ -108,6 +108,17 @@ class SharedViewTest : public ::testing::Test {
   std::unique_ptr<SharedView> view_;
 };
 
+TEST_F(SharedViewTest, SaysHowMuchIsLeased) {
+  EXPECT_EQ(view_->LeasedBytes(), 0u);
+  {
+    Lease one = Acquire(0x10fff, 2);
+    Lease other = Acquire(0x11000, 0x100);
+    Lease far = Acquire(0x20000, 0x1000);
+    EXPECT_EQ(view_->LeasedBytes(), 0x3000u);
+  }
+  EXPECT_EQ(view_->LeasedBytes(), 0u);
+}
+
 TEST_F(SharedViewTest, RefusesEmptyAndWrappingRanges) {
   ExpectInvalid(0x10000, 0, ShareRefusal::kEmpty);
   ExpectInvalid(UINT64_MAX, 0, ShareRefusal::kEmpty);

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -64,8 +65,9 @@ class Chain {
   uint16_t descriptors_ = 1;  // ring entries it took (packed)
   uint64_t readable_size_ = 0;
   uint64_t writable_size_ = 0;
-  std::vector<memory::Lease> readable_;
-  std::vector<memory::Lease> writable_;
+  // Most requests have a header, some data and a status.
+  absl::InlinedVector<memory::Lease, 2> readable_;
+  absl::InlinedVector<memory::Lease, 2> writable_;
 };
 
 // The device's side of one virtqueue. Everything in guest memory is hostile:
@@ -74,7 +76,11 @@ class Chain {
 //
 // An error of any method means that the driver broke the rules, or took the
 // ring's memory away: the device must stop using the queue and report
-// DEVICE_NEEDS_RESET; the error's QueueErrorOf() is the reason to count.
+// DEVICE_NEEDS_RESET; the error's QueueErrorOf() is the reason to count, and
+// memory::ShareRefusalOf() says what was wrong with memory that is not shared.
+//
+// The rings are leased for the time of one call only: a guest may convert their
+// pages whenever it likes, and the next call then fails.
 //
 // Used by one thread at a time.
 class Queue {
@@ -105,7 +111,8 @@ class Queue {
   virtual absl::StatusOr<bool> NeedsInterrupt() = 0;
 
   // Asks the driver not to kick (a hint), or to kick again. EnableKicks returns
-  // true if requests came in the meantime: then Pop again instead of waiting.
+  // true if requests that were never popped are there: then Pop again instead
+  // of waiting.
   virtual absl::Status DisableKicks() = 0;
   virtual absl::StatusOr<bool> EnableKicks() = 0;
 

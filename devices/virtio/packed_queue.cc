@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/devices/virtio/packed_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
+
+namespace cloister::devices::virtio {
+
+using memory::Lease;
+using memory::SharedView;
+
+namespace {
+
+// Descriptor flags (virtio 1.3, 2.8.1) and the offset of their field.
+constexpr uint16_t kAvail = 1 << 7;
+constexpr uint16_t kUsed = 1 << 15;
+constexpr uint64_t kLengthOffset = 8;  // length, id and flags: 8 bytes
+constexpr uint64_t kFlagsOffset = 14;
+
+// Event suppression: offset and wrap counter in the low half, flags in the high
+// one (2.8.14).
+constexpr uint64_t kEventSize = 4;
+constexpr uint32_t kEnable = 0;
+constexpr uint32_t kDisable = 1;
+constexpr uint32_t kDescriptor = 2;
+
+constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+// As in split_queue.cc: store, then load what the other side stored.
+constexpr std::memory_order kOrdered = std::memory_order_seq_cst;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Queue>> PackedQueue::Create(
+    const QueueConfig& config, SharedView& view) {
+  const uint64_t size = config.size;
+  if (size == 0 || size > kMaxSize) {
+    return MakeQueueError(QueueError::kBadSize,
+                          absl::StrCat("packed queue of ", size));
+  }
+  ASSIGN_OR_RETURN(RingArea ring,
+                   RingArea::Create(view, "descriptor ring", config.desc,
+                                    size * Descriptor::kSize, 16));
+  ASSIGN_OR_RETURN(RingArea driver,
+                   RingArea::Create(view, "driver event suppression",
+                                    config.driver, kEventSize, 4));
+  ASSIGN_OR_RETURN(RingArea device,
+                   RingArea::Create(view, "device event suppression",
+                                    config.device, kEventSize, 4));
+  return std::unique_ptr<Queue>(new PackedQueue(
+      config, view, std::move(ring), std::move(driver), std::move(device)));
+}
+
+// Whether the driver made the next entry available: its flags hold this lap's
+// wrap counter as AVAIL, and the opposite as USED.
+absl::StatusOr<bool> PackedQueue::Available(const Lease& ring) const {
+  ASSIGN_OR_RETURN(
+      uint16_t flags,
+      ring.Load<uint16_t>(next_.index * Descriptor::kSize + kFlagsOffset,
+                          kOrdered));
+  const bool avail = (flags & kAvail) != 0;
+  const bool used = (flags & kUsed) != 0;
+  return avail == next_.wrap && used != next_.wrap;
+}
+
+absl::StatusOr<std::optional<Chain>> PackedQueue::Pop() {
+  if (unpopped_.has_value()) return std::exchange(unpopped_, std::nullopt);
+  ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
+  ASSIGN_OR_RETURN(bool available, Available(ring));
+  if (!available) return std::optional<Chain>();
+  ASSIGN_OR_RETURN(Chain chain, Build(ring));
+  next_.Advance(chain.descriptors_, size_);
+  taken_ += chain.descriptors_;
+  return std::optional<Chain>(std::move(chain));
+}
+
+// The ring must have room for the chain beside those under way: an entry that
+// was taken and not given back is not the driver's to make available.
+absl::StatusOr<Chain> PackedQueue::Build(const Lease& ring) {
+  Chain chain = ChainBuilder::Start();
+  Position at = next_;
+  const uint32_t room = size_ - taken_;
+  if (room == 0) {
+    return MakeQueueError(QueueError::kAvailJump,
+                          "available entry in a ring that is all under way");
+  }
+  for (uint32_t seen = 1; seen <= room; ++seen) {
+    std::array<uint8_t, Descriptor::kSize> bytes;
+    RETURN_IF_ERROR(
+        ring.Read(at.index * Descriptor::kSize, absl::MakeSpan(bytes)));
+    const Descriptor descriptor = Descriptor::FromPacked(bytes.data());
+    RETURN_IF_ERROR(builder_.Add(descriptor, chain));
+    if (!descriptor.Has(ChainBuilder::kNext)) {
+      if (descriptor.id >= size_) {
+        return MakeQueueError(QueueError::kBadIndex,
+                              absl::StrCat("buffer id ", descriptor.id,
+                                           " of a queue of ", size_));
+      }
+      ChainBuilder::Finish(descriptor.id, static_cast<uint16_t>(seen), chain);
+      return chain;
+    }
+    at.Advance(1, size_);
+  }
+  return MakeQueueError(
+      QueueError::kLoop,
+      absl::StrCat("chain of more than the ", room, " entries that are free"));
+}
+
+absl::Status PackedQueue::Push(Chain chain, uint32_t written) {
+  const uint64_t length = std::min<uint64_t>(written, chain.writable_size());
+  const uint64_t id = chain.id_;
+  const uint16_t descriptors = chain.descriptors_;
+  { Chain dropped = std::move(chain); }
+  ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
+  uint64_t flags = used_.wrap ? kAvail | kUsed : 0;
+  if (length != 0) flags |= ChainBuilder::kWrite;
+  // All three fields at once: flags make the others valid.
+  RETURN_IF_ERROR(
+      ring.Store<uint64_t>(used_.index * Descriptor::kSize + kLengthOffset,
+                           flags << 48 | id << 32 | length, kOrdered));
+  used_.Advance(descriptors, size_);
+  taken_ -= descriptors;
+  unsignalled_ += descriptors;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> PackedQueue::NeedsInterrupt() {
+  if (unsignalled_ == 0) return false;
+  ASSIGN_OR_RETURN(Lease driver, driver_.Acquire());
+  ASSIGN_OR_RETURN(uint32_t event, driver.Load<uint32_t>(0, kOrdered));
+  const uint32_t pushed = std::exchange(unsignalled_, 0);
+  const uint32_t flags = event >> 16 & 3;
+  if (flags == kDescriptor && event_idx_) {
+    return PassedEvent(static_cast<uint16_t>(event), pushed);
+  }
+  return flags != kDisable;
+}
+
+// Whether the last `pushed` entries include the one that the driver named. Both
+// laps are laid end to end: an event of the other lap lies a ring's size back.
+bool PackedQueue::PassedEvent(uint16_t event, uint32_t pushed) const {
+  const bool wrap = (event & 0x8000) != 0;
+  int32_t offset = event & 0x7fff;
+  if (wrap != used_.wrap) offset -= size_;
+  // Entries from the event up to used_, the event included: 1 if it was last.
+  const int32_t past = int32_t{used_.index} - offset;
+  return pushed >= size_ || (past >= 1 && past <= static_cast<int32_t>(pushed));
+}
+
+absl::Status PackedQueue::DisableKicks() {
+  ASSIGN_OR_RETURN(Lease device, device_.Acquire());
+  return device.Store<uint32_t>(0, kDisable << 16, kRelaxed);
+}
+
+absl::StatusOr<bool> PackedQueue::EnableKicks() {
+  {
+    const uint32_t position = next_.index | (next_.wrap ? 0x8000u : 0u);
+    const uint32_t event =
+        event_idx_ ? kDescriptor << 16 | position : kEnable << 16;
+    ASSIGN_OR_RETURN(Lease device, device_.Acquire());
+    RETURN_IF_ERROR(device.Store<uint32_t>(0, event, kOrdered));
+  }
+  ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
+  return Available(ring);
+}
+
+}  // namespace cloister::devices::virtio

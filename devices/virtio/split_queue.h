@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Internal to the queue library.
+#ifndef CLOISTER_DEVICES_VIRTIO_SPLIT_QUEUE_H_
+#define CLOISTER_DEVICES_VIRTIO_SPLIT_QUEUE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cloister/devices/virtio/chain_builder.h"
+#include "cloister/devices/virtio/queue.h"
+#include "cloister/devices/virtio/ring_area.h"
+
+namespace cloister::devices::virtio {
+
+// The device's side of a split virtqueue (virtio 1.3, section 2.7).
+class SplitQueue : public Queue {
+ public:
+  static absl::StatusOr<std::unique_ptr<Queue>> Create(
+      const QueueConfig& config, memory::SharedView& view);
+
+  absl::StatusOr<std::optional<Chain>> Pop() override;
+  void Unpop(Chain chain) override { unpopped_ = std::move(chain); }
+  absl::Status Push(Chain chain, uint32_t written) override;
+  absl::StatusOr<bool> NeedsInterrupt() override;
+  absl::Status DisableKicks() override;
+  absl::StatusOr<bool> EnableKicks() override;
+  uint16_t size() const override { return size_; }
+
+ private:
+  SplitQueue(const QueueConfig& config, memory::SharedView& view,
+             RingArea descriptors, RingArea avail, RingArea used)
+      : size_(config.size),
+        event_idx_(config.event_idx),
+        builder_(view, /*packed=*/false, config.indirect),
+        descriptors_(std::move(descriptors)),
+        avail_(std::move(avail)),
+        used_(std::move(used)) {}
+
+  absl::Status LoadAvailIndex(const memory::Lease& avail);
+  absl::StatusOr<Chain> Build(uint16_t head);
+
+  const uint16_t size_;  // a power of two
+  const bool event_idx_;
+  ChainBuilder builder_;
+  const RingArea descriptors_;
+  const RingArea avail_;
+  const RingArea used_;
+
+  // Free-running, as the indices in the rings.
+  uint16_t next_avail_ = 0;  // to be popped next
+  uint16_t avail_end_ = 0;   // the avail index read last
+  uint16_t used_index_ = 0;  // published
+  // Pushed since NeedsInterrupt looked last.
+  uint32_t unsignalled_ = 0;
+  std::optional<Chain> unpopped_;
+};
+
+}  // namespace cloister::devices::virtio
+
+#endif  // CLOISTER_DEVICES_VIRTIO_SPLIT_QUEUE_H_
