@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/devices/virtio/blk_request.h"
+
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/bytes.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/devices/virtio/queue_error.h"
+
+namespace cloister::devices::virtio {
+namespace {
+
+// virtio_blk_req.type.
+constexpr uint32_t kIn = 0;
+constexpr uint32_t kOut = 1;
+constexpr uint32_t kFlush = 4;
+constexpr uint32_t kGetId = 8;
+constexpr uint32_t kDiscard = 11;
+constexpr uint32_t kWriteZeroes = 13;
+
+// virtio_blk_discard_write_zeroes.flags.
+constexpr uint32_t kUnmap = 1;
+
+struct Range {
+  uint64_t offset;
+  uint64_t length;
+};
+
+// Sectors as bytes; nullopt if they are not all on the disk, or not whole
+// blocks of it.
+std::optional<Range> OnDisk(uint64_t sector, uint64_t length,
+                            const BlkLimits& limits) {
+  if (sector > limits.size / kBlkSectorSize) return std::nullopt;
+  const uint64_t offset = sector * kBlkSectorSize;
+  if (offset > limits.size || length > limits.size - offset) {
+    return std::nullopt;
+  }
+  if (!base::IsAligned(offset, limits.logical_block) ||
+      !base::IsAligned(length, limits.logical_block)) {
+    return std::nullopt;
+  }
+  return Range{offset, length};
+}
+
+BlkRequest Answer(BlkType type, BlkStatus status) {
+  BlkRequest request;
+  request.type = type;
+  request.status = status;
+  return request;
+}
+
+BlkRequest ParseTransfer(BlkType type, uint64_t sector, uint64_t length,
+                         const BlkLimits& limits) {
+  if (type == BlkType::kWrite && limits.read_only) {
+    return Answer(type, BlkStatus::kIoError);
+  }
+  std::optional<Range> range = OnDisk(sector, length, limits);
+  if (!range.has_value() || length == 0) {
+    return Answer(type, BlkStatus::kIoError);
+  }
+  BlkRequest request;
+  request.type = type;
+  request.offset = range->offset;
+  request.length = range->length;
+  return request;
+}
+
+BlkRequest ParseRanges(BlkType type, bool offered, uint64_t size,
+                       const BlkLimits& limits) {
+  if (!offered) return Answer(type, BlkStatus::kUnsupported);
+  if (limits.read_only) return Answer(type, BlkStatus::kIoError);
+  if (size == 0 || size % kBlkSegmentSize != 0 ||
+      size / kBlkSegmentSize > kBlkMaxSegments) {
+    return Answer(type, BlkStatus::kIoError);
+  }
+  BlkRequest request;
+  request.type = type;
+  request.segments = static_cast<uint32_t>(size / kBlkSegmentSize);
+  return request;
+}
+
+}  // namespace
+
+absl::Status CheckBlkSizes(uint64_t readable_size, uint64_t writable_size) {
+  if (readable_size < kBlkHeaderSize) {
+    return MakeQueueError(
+        QueueError::kBadRequest,
+        absl::StrCat("a block request's header of ", readable_size, " bytes"));
+  }
+  if (writable_size == 0) {
+    return MakeQueueError(QueueError::kBadRequest,
+                          "a block request without room for its status");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BlkRequest> ParseBlkRequest(
+    const std::array<uint8_t, kBlkHeaderSize>& header, uint64_t readable_size,
+    uint64_t writable_size, const BlkLimits& limits) {
+  RETURN_IF_ERROR(CheckBlkSizes(readable_size, writable_size));
+  const uint32_t type = base::LoadLe<uint32_t>(header.data());
+  const uint64_t sector = base::LoadLe<uint64_t>(header.data() + 8);
+  const uint64_t out = readable_size - kBlkHeaderSize;
+  const uint64_t in = writable_size - 1;
+  switch (type) {
+    case kIn:
+      return ParseTransfer(BlkType::kRead, sector, in, limits);
+    case kOut:
+      return ParseTransfer(BlkType::kWrite, sector, out, limits);
+    case kFlush:
+      return Answer(BlkType::kFlush, BlkStatus::kOk);
+    case kGetId:
+      return Answer(BlkType::kGetId, BlkStatus::kOk);
+    case kDiscard:
+      return ParseRanges(BlkType::kDiscard, limits.discard, out, limits);
+    case kWriteZeroes:
+      return ParseRanges(BlkType::kWriteZeroes, limits.write_zeroes, out,
+                         limits);
+    default:
+      return Answer(BlkType::kRead, BlkStatus::kUnsupported);
+  }
+}
+
+BlkSegments ParseBlkSegments(BlkType type, absl::Span<const uint8_t> bytes,
+                             const BlkLimits& limits) {
+  const bool zeroes = type == BlkType::kWriteZeroes;
+  const uint32_t most = zeroes ? kBlkMaxZeroSectors : kBlkMaxDiscardSectors;
+  BlkSegments parsed;
+  for (; bytes.size() >= kBlkSegmentSize;
+       bytes.remove_prefix(kBlkSegmentSize)) {
+    const uint64_t sector = base::LoadLe<uint64_t>(bytes.data());
+    const uint32_t sectors = base::LoadLe<uint32_t>(bytes.data() + 8);
+    const uint32_t flags = base::LoadLe<uint32_t>(bytes.data() + 12);
+    // Unknown flags, and unmap on a discard, are UNSUPP (virtio 1.3, 5.2.6.2).
+    if ((flags & ~kUnmap) != 0 || (flags != 0 && !zeroes)) {
+      return {BlkStatus::kUnsupported, {}};
+    }
+    std::optional<Range> range =
+        OnDisk(sector, sectors * kBlkSectorSize, limits);
+    if (sectors > most || !range.has_value()) {
+      return {BlkStatus::kIoError, {}};
+    }
+    if (sectors == 0) continue;
+    parsed.segments.push_back({range->offset, range->length, flags == kUnmap});
+  }
+  return parsed;
+}
+
+}  // namespace cloister::devices::virtio

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/devices/virtio/disk_op.h"
+
+#include <limits.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace cloister::devices::virtio {
+namespace {
+
+constexpr int kMaxIdleRounds = 1000;
+
+int Transfer(DiskOp& op) {
+  for (;;) {
+    const DiskBuffers buffers = RemainingBuffers(op);
+    const off_t at = op.offset + op.transferred;
+    const ssize_t moved =
+        op.kind == DiskOp::Kind::kRead
+            ? preadv2(op.file->fd(), buffers.data, buffers.count, at, 0)
+            : pwritev2(op.file->fd(), buffers.data, buffers.count, at,
+                       op.durable ? RWF_DSYNC : 0);
+    const DiskProgress progress =
+        AdvanceTransfer(op, moved < 0 ? -errno : moved);
+    if (progress.done) return progress.error;
+  }
+}
+
+int ThenFlush(DiskOp& op, int error) {
+  return error == 0 && op.durable ? op.file->Flush() : error;
+}
+
+}  // namespace
+
+DiskBuffers RemainingBuffers(const DiskOp& op) {
+  const size_t left = op.buffers.size() - op.next_buffer;
+  return {op.buffers.data() + op.next_buffer,
+          static_cast<int>(std::min<size_t>(left, IOV_MAX))};
+}
+
+DiskProgress AdvanceTransfer(DiskOp& op, int64_t result) {
+  if (result == -EINTR || result == -EAGAIN) {
+    if (++op.idle_rounds < kMaxIdleRounds) return {};
+    return {true, EIO};
+  }
+  if (result < 0) return {true, static_cast<int>(-result)};
+  uint64_t moved = result;
+  // More than was asked for: no kernel does that, and nothing good follows.
+  if (moved > op.length - op.transferred) return {true, EIO};
+  if (moved == 0 && op.transferred < op.length) return {true, EIO};
+  op.idle_rounds = 0;
+  op.transferred += moved;
+  while (moved > 0) {
+    struct iovec& buffer = op.buffers[op.next_buffer];
+    const size_t part = std::min<uint64_t>(moved, buffer.iov_len);
+    buffer.iov_base = static_cast<uint8_t*>(buffer.iov_base) + part;
+    buffer.iov_len -= part;
+    moved -= part;
+    if (buffer.iov_len == 0) ++op.next_buffer;
+  }
+  return {op.transferred == op.length, 0};
+}
+
+int RunBlocking(DiskOp& op) {
+  switch (op.kind) {
+    case DiskOp::Kind::kRead:
+      return Transfer(op);
+    case DiskOp::Kind::kWrite: {
+      const int missing = op.file->CheckPresent(op.offset, op.length);
+      return missing != 0 ? missing : Transfer(op);
+    }
+    case DiskOp::Kind::kFlush:
+      return op.file->Flush();
+    case DiskOp::Kind::kDiscard:
+      return ThenFlush(op, op.file->Discard(op.offset, op.length));
+    case DiskOp::Kind::kWriteZeroes:
+      return ThenFlush(op,
+                       op.file->WriteZeroes(op.offset, op.length, op.unmap));
+  }
+  return EINVAL;
+}
+
+}  // namespace cloister::devices::virtio

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_DEVICES_VIRTIO_DISK_OP_H_
+#define CLOISTER_DEVICES_VIRTIO_DISK_OP_H_
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cloister/devices/virtio/disk_file.h"
+
+namespace cloister::devices::virtio {
+
+// One operation on a disk file. Plain data: the submitter fills the first part,
+// and keeps this, the file and the buffers until the engine says it is done.
+struct DiskOp {
+  enum class Kind { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+
+  Kind kind = Kind::kRead;
+  DiskFile* file = nullptr;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  // kRead, kWrite: buffers of `length` bytes in all. The engine consumes them.
+  std::vector<struct iovec> buffers;
+  // What changes the file is durable before it is done.
+  bool durable = false;
+  bool unmap = false;  // kWriteZeroes: the storage may go
+
+  // The engine's.
+  size_t next_buffer = 0;
+  uint64_t transferred = 0;
+  int idle_rounds = 0;
+  int early_error = 0;
+};
+
+// What became of one attempt at a transfer.
+struct DiskProgress {
+  bool done = false;
+  int error = 0;  // if done
+};
+
+// The rest of a transfer's buffers, as much as one system call takes.
+struct DiskBuffers {
+  const struct iovec* data = nullptr;
+  int count = 0;
+};
+DiskBuffers RemainingBuffers(const DiskOp& op);
+
+// Accounts for `result` of preadv2(2) or pwritev2(2), negative errno in the
+// manner of io_uring. Transfers that moved less than asked go on; interrupted
+// ones are tried again; the end of the file is EIO, for the range was inside
+// the disk: somebody cut the file short. A transfer that makes no progress for
+// 1000 attempts ends with EIO.
+DiskProgress AdvanceTransfer(DiskOp& op, int64_t result);
+
+// Does all of `op` on the calling thread; 0 or an errno.
+int RunBlocking(DiskOp& op);
+
+}  // namespace cloister::devices::virtio
+
+#endif  // CLOISTER_DEVICES_VIRTIO_DISK_OP_H_

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/devices/virtio/disk_uring_engine.h"
+
+#include <sys/epoll.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "cloister/base/status_macros.h"
+#include "cloister/base/syscall.h"
+#include "cloister/base/unique_fd.h"
+#include "cloister/devices/virtio/disk_thread_engine.h"
+
+namespace cloister::devices::virtio {
+namespace {
+
+// Whether the kernel knows what this engine asks of it.
+bool KnowsOperations(struct io_uring& ring) {
+  struct io_uring_probe* probe = io_uring_get_probe_ring(&ring);
+  if (probe == nullptr) return false;
+  bool all = true;
+  for (int op :
+       {IORING_OP_NOP, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC}) {
+    all = all && io_uring_opcode_supported(probe, op);
+  }
+  io_uring_free_probe(probe);
+  return all;
+}
+
+bool IsSlow(DiskOp::Kind kind) {
+  return kind == DiskOp::Kind::kDiscard || kind == DiskOp::Kind::kWriteZeroes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DiskEngine>> DiskUringEngine::Create(
+    base::EventLoop& loop, Client& client,
+    std::function<void()> on_thread_start) {
+  std::unique_ptr<DiskUringEngine> engine(new DiskUringEngine(loop, client));
+  const int error = io_uring_queue_init(kEntries, &engine->ring_, 0);
+  if (error != 0) return base::ErrnoStatus(-error, "io_uring_setup");
+  engine->ring_valid_ = true;
+  // Children have no business with it.
+  RETURN_IF_ERROR(base::SetCloseOnExec(engine->ring_.ring_fd));
+  if (!KnowsOperations(engine->ring_)) {
+    return base::ErrnoStatus(ENOSYS,
+                             "io_uring_register(IORING_REGISTER_PROBE)");
+  }
+  ASSIGN_OR_RETURN(engine->slow_,
+                   DiskThreadEngine::Create(loop, client, /*threads=*/1,
+                                            std::move(on_thread_start)));
+  RETURN_IF_ERROR(
+      loop.Add(engine->ring_.ring_fd, EPOLLIN,
+               [engine = engine.get()](uint32_t) { engine->OnReady(); }));
+  return engine;
+}
+
+DiskUringEngine::~DiskUringEngine() {
+  if (!ring_valid_) return;
+  loop_.Remove(ring_.ring_fd);
+  *retrying_ = false;
+  backlog_.clear();
+  // The kernel writes to the guest's memory until it has reported.
+  while (in_flight_ > 0) {
+    const int result = io_uring_submit_and_wait(&ring_, 1);
+    if (result < 0 && result != -EINTR && result != -EAGAIN &&
+        result != -EBUSY) {
+      break;
+    }
+    struct io_uring_cqe* cqe;
+    while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
+      io_uring_cqe_seen(&ring_, cqe);
+      --in_flight_;
+    }
+  }
+  io_uring_queue_exit(&ring_);
+}
+
+void DiskUringEngine::Submit(DiskOp* op) {
+  if (IsSlow(op->kind)) {
+    slow_->Submit(op);
+    return;
+  }
+  if (op->kind == DiskOp::Kind::kWrite) {
+    op->early_error = op->file->CheckPresent(op->offset, op->length);
+  }
+  if (!backlog_.empty() || !Prepare(op)) backlog_.push_back(op);
+}
+
+bool DiskUringEngine::Prepare(DiskOp* op) {
+  if (in_flight_ >= kEntries) return false;
+  struct io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr) return false;
+  const int fd = op->file->fd();
+  const uint64_t at = op->offset + op->transferred;
+  const DiskBuffers buffers = RemainingBuffers(*op);
+  if (op->early_error != 0) {
+    io_uring_prep_nop(sqe);
+  } else if (op->kind == DiskOp::Kind::kFlush) {
+    io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+  } else if (op->kind == DiskOp::Kind::kRead) {
+    io_uring_prep_readv(sqe, fd, buffers.data, buffers.count, at);
+  } else {
+    io_uring_prep_writev2(sqe, fd, buffers.data, buffers.count, at,
+                          op->durable ? RWF_DSYNC : 0);
+  }
+  io_uring_sqe_set_data(sqe, op);
+  ++in_flight_;
+  return true;
+}
+
+void DiskUringEngine::PrepareBacklog() {
+  while (!backlog_.empty() && Prepare(backlog_.front())) backlog_.pop_front();
+}
+
+void DiskUringEngine::Commit() {
+  while (io_uring_sq_ready(&ring_) > 0) {
+    const int result = io_uring_submit(&ring_);
+    if (result > 0 || result == -EINTR) continue;
+    // The kernel is short of memory: what is queued stays queued.
+    if (*retrying_) return;
+    *retrying_ = true;
+    loop_.Post([this, retrying = retrying_] {
+      if (!std::exchange(*retrying, false)) return;
+      Commit();
+    });
+    return;
+  }
+}
+
+DiskProgress DiskUringEngine::Account(DiskOp* op, int result) {
+  if (op->early_error != 0) return {true, op->early_error};
+  if (op->kind != DiskOp::Kind::kFlush) return AdvanceTransfer(*op, result);
+  if (result == -EINTR || result == -EAGAIN) return {};
+  return {true, op->file->FinishFlush(result < 0 ? -result : 0)};
+}
+
+void DiskUringEngine::OnReady() {
+  struct io_uring_cqe* cqe;
+  bool any = false;
+  // One turn: what comes in the meantime has the next one.
+  for (unsigned i = 0; i < kEntries; ++i) {
+    if (io_uring_peek_cqe(&ring_, &cqe) != 0) break;
+    DiskOp* op = static_cast<DiskOp*>(io_uring_cqe_get_data(cqe));
+    const int result = cqe->res;
+    io_uring_cqe_seen(&ring_, cqe);
+    --in_flight_;
+    const DiskProgress progress = Account(op, result);
+    if (progress.done) {
+      any = true;
+      client_.OnDiskOpDone(op, progress.error);
+    } else if (!Prepare(op)) {
+      backlog_.push_front(op);
+    }
+  }
+  if (any) client_.OnDiskOpsSettled();
+  PrepareBacklog();
+  Commit();
+}
+
+}  // namespace cloister::devices::virtio
