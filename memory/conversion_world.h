@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/memory/conversion_broker.h"
 #include "cloister/memory/fake_backend.h"
@@ -24,8 +26,8 @@
 namespace cloister::memory {
 
 // 256 KiB of RAM, all private but for four aliased pages, and two listeners.
-// Above it memory for an exchange window, which is RAM only if the options name
-// it. The guest runs; `Building` leaves that to the test.
+// Above it memory for an exchange window; windows start out shared. The guest
+// runs; `Building` leaves that to the test.
 struct ConversionWorld {
   static constexpr uint64_t kEnd = 0x40000;        // of RAM
   static constexpr uint64_t kAliasedEnd = 0x4000;  // below it, aliased
@@ -39,6 +41,13 @@ struct ConversionWorld {
     return *GuestRange::Create(GuestAddress(start), size);
   }
   static GuestRange Page(uint64_t start) { return Range(start, kPageSize); }
+
+  static GuestRange Window() { return Range(kWindow, kWindowSize); }
+  static ConversionBrokerOptions WithWindow() {
+    ConversionBrokerOptions options;
+    options.exchange_windows = {Window()};
+    return options;
+  }
 
   explicit ConversionWorld(ConversionBrokerOptions options = {},
                            ConversionContent content = ConversionContent::kLost)
@@ -66,6 +75,10 @@ struct ConversionWorld {
   FaultConversion Fault(uint64_t page, PageState wanted) {
     return broker->ConvertForFault(GuestAddress(page), wanted,
                                    states.CurrentGeneration());
+  }
+  absl::StatusOr<uint64_t> Host(const GuestRange& range, PageState to,
+                                HostConversionReason reason) {
+    return broker->ConvertForHost({&range, 1}, to, reason);
   }
   void Fill(uint64_t salt) {
     for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
@@ -149,7 +162,7 @@ struct ConversionWorld {
     Must(broker->AddRam(Range(kAliasedEnd, kEnd - kAliasedEnd),
                         PageState::kPrivate));
     for (const GuestRange& window : windows) {
-      Must(broker->AddExchangeWindow(window, PageState::kPrivate));
+      Must(broker->AddExchangeWindow(window, PageState::kShared));
     }
     broker->AddListener(&a);
     broker->AddListener(&b);
