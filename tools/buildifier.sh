@@ -16,4 +16,4 @@ if [ ! -x "$binary" ]; then
   rm -rf "${cache:?}/$key"
   mv "$work" "$cache/$key"
 fi
-git ls-files -z -- '*BUILD' '*.bzl' WORKSPACE MODULE.bazel | xargs -0 "$binary" -lint=off "$@"
+git ls-files -z -- '*BUILD' '*.bzl' '*WORKSPACE' MODULE.bazel | xargs -0 "$binary" -lint=off "$@"
