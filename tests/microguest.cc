@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/tests/microguest.h"
 
+#include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <optional>
 #include <utility>
@@ -35,6 +37,53 @@ constexpr uint64_t kOp = 0x00, kAddress = 0x08, kCount = 0x10, kValue = 0x18,
                    kStop = 0x40, kProgress = 0x48, kSeed = 0x50;
 
 }  // namespace
+
+// A backend that can be told not to free memory.
+class Microguest::KeepingBackend : public confidential::Backend {
+ public:
+  KeepingBackend(std::unique_ptr<confidential::Backend> inner, bool punch)
+      : inner_(std::move(inner)), punch_(punch) {}
+  void set_punch(bool value) { punch_.store(value); }
+
+  absl::string_view name() const override { return inner_->name(); }
+  confidential::BackendKind kind() const override { return inner_->kind(); }
+  std::optional<int> c_bit() const override { return inner_->c_bit(); }
+  memory::ConversionContent content() const override {
+    return inner_->content();
+  }
+  uint64_t preferred_chunk() const override {
+    return inner_->preferred_chunk();
+  }
+  memory::PageProgress SetAttributes(const GuestRange& range,
+                                     PageState to) override {
+    return inner_->SetAttributes(range, to);
+  }
+  absl::Status ReserveShared(const GuestRange& range) override {
+    return inner_->ReserveShared(range);
+  }
+  absl::Status FreeShared(const GuestRange& range) override {
+    return punch_.load() ? inner_->FreeShared(range) : absl::OkStatus();
+  }
+  absl::Status FreePrivate(const GuestRange& range) override {
+    return punch_.load() ? inner_->FreePrivate(range) : absl::OkStatus();
+  }
+  absl::Status ForEachBacked(
+      memory::BackingSide side, const GuestRange& range,
+      absl::FunctionRef<void(const GuestRange&)> visit) override {
+    return inner_->ForEachBacked(side, range, visit);
+  }
+  absl::StatusOr<confidential::PageFault> TranslateFault(
+      const kvm::MemoryFaultExit& fault) const override {
+    return inner_->TranslateFault(fault);
+  }
+  absl::Status Launch(const confidential::LaunchRequest& request) override {
+    return inner_->Launch(request);
+  }
+
+ private:
+  const std::unique_ptr<confidential::Backend> inner_;
+  std::atomic<bool> punch_;
+};
 
 // One vCPU's exits: commands here, memory to the router.
 class Microguest::Handler : public vcpu::ExitHandler {
@@ -105,12 +154,22 @@ absl::Status Microguest::Build(const MicroguestOptions& options) {
   ASSIGN_OR_RETURN(auto supported, system.SupportedCpuid());
   ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported));
   confidential::RamOptions ram;
-  ASSIGN_OR_RETURN(GuestRange all, GuestRange::CreatePageAligned(
-                                       GuestAddress(0), options.memory));
-  ram.ram = {all};
+  const uint64_t slot =
+      options.slot_bytes == 0 ? options.memory : options.slot_bytes;
+  for (uint64_t at = 0; at < options.memory; at += slot) {
+    ASSIGN_OR_RETURN(
+        GuestRange range,
+        GuestRange::CreatePageAligned(GuestAddress(at),
+                                      std::min(slot, options.memory - at)));
+    ram.ram.push_back(range);
+  }
   ram.aliased_end = kAliasedEnd;
   ASSIGN_OR_RETURN(backend_vm_, confidential::CreateBackendVm(
                                     system, options.backend, ram, c_bit_));
+  auto keeping = std::make_unique<KeepingBackend>(
+      std::move(backend_vm_.backend), options.punch);
+  keeping_ = keeping.get();
+  backend_vm_.backend = std::move(keeping);
   RETURN_IF_ERROR(vm().EnableHypercallExits());
   RETURN_IF_ERROR(vm().EnableUserSpaceMsrExits());
   RETURN_IF_ERROR(BuildMemory(options));
@@ -285,6 +344,15 @@ absl::StatusOr<Microguest::Result> Microguest::Run(uint32_t cpu,
 bool Microguest::busy(uint32_t cpu) {
   base::MutexLock lock(&mutex_);
   return cpus_[cpu]->commanded && !cpus_[cpu]->ended;
+}
+
+void Microguest::SetPunching(bool value) { keeping_->set_punch(value); }
+
+absl::StatusOr<memory::ReconcileReport> Microguest::Reconcile() {
+  broker_->Pause();
+  auto report = broker_->Reconcile(memory::GuestPages::kAllReported);
+  broker_->Resume();
+  return report;
 }
 
 uint64_t Microguest::Progress(uint32_t cpu) { return Peek(cpu, kProgress); }

@@ -30,6 +30,12 @@ struct MicroguestOptions {
   uint64_t memory = 16 << 20;  // a multiple of 2 MiB
   uint32_t cpus = 1;
   memory::ConversionPolicy policy = {};
+  // RAM is cut into slots of so many bytes, a multiple of 4 KiB and 1 MiB or
+  // more, in each view; 0: one slot beside that of the low MiB.
+  uint64_t slot_bytes = 0;
+  // Whether conversions free the side that a page leaves; without it, the
+  // content stays there until Microguest::SetPunching and a reconciliation.
+  bool punch = true;
 };
 
 // A guest of a few hundred bytes that does what it is told: code, page tables
@@ -118,6 +124,10 @@ class Microguest {
   const kvm::Vm& vm() const { return *backend_vm_.vm; }
   memory::GuestMemory& memory() { return *backend_vm_.memory; }
   confidential::Backend& backend() { return *backend_vm_.backend; }
+  void SetPunching(bool value);
+  // Frees what is backed on the wrong side; no vCPU may have a command.
+  // (Between two of them a microguest has told of every conversion.)
+  absl::StatusOr<memory::ReconcileReport> Reconcile();
   memory::PageStateMap& states() { return states_; }
   memory::SharedView& view() { return *view_; }
   memory::ConversionBroker& broker() { return *broker_; }
@@ -126,6 +136,7 @@ class Microguest {
 
  private:
   class Handler;
+  class KeepingBackend;
   struct Cpu {
     std::unique_ptr<Handler> handler;
     std::unique_ptr<vcpu::Runner> runner;
@@ -149,6 +160,7 @@ class Microguest {
 
   memory::PageStateMap states_;
   confidential::BackendVm backend_vm_;
+  KeepingBackend* keeping_ = nullptr;  // the backend
   int c_bit_ = 0;
   std::unique_ptr<memory::SharedView> view_;
   std::unique_ptr<memory::ConversionBroker> broker_;

@@ -84,14 +84,6 @@ uint64_t ProcBytes(const char* file, const std::string& field) {
 
 uint64_t Rss() { return ProcBytes("/proc/self/status", "VmRSS:"); }
 
-// Frees strays: between two commands a microguest has told of everything.
-absl::StatusOr<memory::ReconcileReport> Tidy(Microguest& guest) {
-  guest.broker().Pause();
-  auto report = guest.broker().Reconcile(memory::GuestPages::kAllReported);
-  guest.broker().Resume();
-  return report;
-}
-
 TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
   const uint64_t size = (Soak() ? 64 : 8) * kMiB;
   const int rounds = Soak() ? 10 : 3;
@@ -109,7 +101,7 @@ TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
     ASSERT_THAT(guest->Convert(kData, pages, kPrivate), IsOkAndHolds(0u));
     ASSERT_OK(guest->CheckPages(kData, pages, 0, 0));
   }
-  ASSERT_OK(Tidy(*guest));
+  ASSERT_OK(guest->Reconcile());
   EXPECT_EQ(BackedTwice(*guest, outside_low), 0u);
 
   // The check sees what it looks for: strays through the private view.
@@ -122,7 +114,7 @@ TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
   EXPECT_EQ(counted.private_bytes, 5 * kPageSize);
   EXPECT_TRUE(counted.counted_only);
   EXPECT_EQ(BackedTwice(*guest, outside_low), 5u);
-  ASSERT_OK_AND_ASSIGN(auto report, Tidy(*guest));
+  ASSERT_OK_AND_ASSIGN(auto report, guest->Reconcile());
   EXPECT_EQ(report.private_bytes, 5 * kPageSize);
   EXPECT_EQ(report.freed_bytes, 5 * kPageSize);
   EXPECT_EQ(BackedTwice(*guest, outside_low), 0u);
@@ -160,7 +152,8 @@ TEST_P(RandomTest, GuestMapAndAttributesAgree) {
                        .delta = interleaved ? uint64_t{0} : 7,
                        .seed = seed});
   }
-  std::this_thread::sleep_for(milliseconds(Soak() ? 30000 : 1000));
+  // A whole minute at full size.
+  std::this_thread::sleep_for(milliseconds(Soak() ? 60000 : 1000));
   for (uint32_t cpu = 0; cpu < kCpus; ++cpu) guest->Stop(cpu);
   for (uint32_t cpu = 0; cpu < kCpus; ++cpu) {
     ASSERT_OK_AND_ASSIGN(auto result, guest->Wait(cpu));

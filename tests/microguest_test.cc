@@ -196,6 +196,93 @@ TEST(MicroguestTest, VcpusConvertTheirPagesAtTheSameTime) {
   EXPECT_THAT(guest->Faults(), IsEmpty());
 }
 
+struct Shape {
+  uint32_t cpus;
+  uint32_t slots;  // above the first 2 MiB, in each view
+  bool punch;
+};
+
+class ShapeTest : public ::testing::TestWithParam<Shape> {};
+
+// vCPUs that convert 2 MiB each at the same time, over the borders of slots,
+// there and back twice.
+TEST_P(ShapeTest, VcpusConvertAcrossSlots) {
+  const auto [cpus, slots, punch] = GetParam();
+  constexpr uint64_t kPages = 512;
+  constexpr uint64_t kStep = (kPages + 1) * kPageSize;  // a page in between
+  MicroguestOptions options;
+  options.cpus = cpus;
+  options.punch = punch;
+  // Slots that do not end where the vCPUs' ranges do.
+  if (slots > 1) {
+    options.slot_bytes =
+        (options.memory - kData) / slots / kPageSize * kPageSize;
+  }
+  auto guest = Make(options);
+  ASSERT_NE(guest, nullptr);
+  auto start = [](uint32_t cpu) { return kData + kPageSize + cpu * kStep; };
+  auto value = [](PageState state, uint32_t cpu) {
+    return (state == PageState::kShared ? 1u << 24 : 1u << 25) + (cpu << 16);
+  };
+  for (uint32_t cpu = 0; cpu <= cpus; ++cpu) {
+    ASSERT_OK(guest->FillPages(start(cpu) - kPageSize, 1, 77 + cpu));
+  }
+  for (uint32_t cpu = 0; cpu < cpus; ++cpu) {
+    ASSERT_OK(guest->FillPages(start(cpu), kPages,
+                               value(PageState::kPrivate, cpu), cpu));
+  }
+  for (int step = 0; step < 4; ++step) {
+    const PageState state =
+        step % 2 == 0 ? PageState::kShared : PageState::kPrivate;
+    for (uint32_t cpu = 0; cpu < cpus; ++cpu) {
+      guest->Begin(cpu, {.op = Op::kConvert,
+                         .address = start(cpu),
+                         .count = kPages,
+                         .value = state == PageState::kPrivate ? kPrivate : 0});
+    }
+    for (uint32_t cpu = 0; cpu < cpus; ++cpu) {
+      ASSERT_OK_AND_ASSIGN(auto result, guest->Wait(cpu));
+      EXPECT_EQ(result.result, 0u);
+    }
+    for (uint32_t cpu = 0; cpu < cpus; ++cpu) {
+      // What was there before is lost by punching, and by nothing else.
+      const bool kept = !punch && step > 0;
+      const uint64_t address = Va(state, start(cpu));
+      ASSERT_OK(guest->CheckPages(address, kPages, kept ? value(state, cpu) : 0,
+                                  kept ? 1 : 0, cpu));
+      ASSERT_OK(guest->FillPages(address, kPages, value(state, cpu), cpu));
+    }
+  }
+  for (uint32_t cpu = 0; cpu <= cpus; ++cpu) {
+    EXPECT_OK(guest->CheckPages(start(cpu) - kPageSize, 1, 77 + cpu));
+  }
+  EXPECT_THAT(guest->Faults(), IsEmpty());
+
+  // All is private now. Unpunched, the shared side is there as well, until it
+  // is reconciled away; private content does not suffer.
+  guest->SetPunching(true);
+  ASSERT_OK_AND_ASSIGN(auto report, guest->Reconcile());
+  EXPECT_EQ(report.shared_bytes, punch ? 0 : cpus * kPages * kPageSize);
+  EXPECT_EQ(report.freed_bytes, report.shared_bytes);
+  EXPECT_EQ(report.private_bytes, 0u);
+  for (uint32_t cpu = 0; cpu < cpus; ++cpu) {
+    const GuestRange range = Range(start(cpu), kPages * kPageSize);
+    EXPECT_EQ(BackedPages(*guest, BackingSide::kShared, range), 0u);
+    EXPECT_OK(
+        guest->CheckPages(start(cpu), kPages, value(PageState::kPrivate, cpu)));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ShapeTest,
+    ::testing::Values(Shape{1, 1, true}, Shape{1, 1, false}, Shape{1, 6, true},
+                      Shape{1, 6, false}, Shape{4, 1, true}, Shape{4, 1, false},
+                      Shape{4, 6, true}, Shape{4, 6, false}),
+    [](const auto& info) {
+      return absl::StrCat(info.param.cpus, "CpusX", info.param.slots, "Slots",
+                          info.param.punch ? "" : "Unpunched");
+    });
+
 TEST(MicroguestTest, NeverTouchedPagesConvert) {
   auto guest = Make();
   ASSERT_NE(guest, nullptr);
