@@ -15,6 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/memory/conversion_world.h"
+#include "cloister/memory/guest_memory.h"
+#include "cloister/memory/guest_memory_mapping.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -114,6 +116,52 @@ TEST(ConversionBrokerTest, BadRequestsChangeNothing) {
   EXPECT_THAT(world.log.Take(), IsEmpty());
 }
 
+TEST(ConversionBrokerTest, BadFaultsChangeNothing) {
+  World world;
+  const uint64_t generation = world.states.CurrentGeneration();
+  for (uint64_t page : {uint64_t{0x8001}, uint64_t{0x8fff}, UINT64_MAX}) {
+    EXPECT_EQ(world.Fault(page, PageState::kShared).action, FaultAction::kFail);
+  }
+  for (PageState wanted : {PageState::kNotRam, PageState::kAliased}) {
+    EXPECT_EQ(world.Fault(0x8000, wanted).action, FaultAction::kFail);
+  }
+  const uint64_t outside[] = {kEnd,
+                              uint64_t{1} << 40,
+                              PageStateMap::kEndAddress - kPageSize,
+                              0xfee00000,
+                              uint64_t{1} << 52,
+                              UINT64_MAX - 0xfff,
+                              0x1000,  // aliased
+                              ConversionWorld::kWindow};
+  for (uint64_t page : outside) {
+    for (PageState wanted : {PageState::kShared, PageState::kPrivate}) {
+      FaultConversion result = world.Fault(page, wanted);
+      EXPECT_EQ(result.action, FaultAction::kDeny) << page;
+      EXPECT_THAT(result.detail,
+                  StatusIs(absl::StatusCode::kInvalidArgument,
+                           HasSubstr(GuestAddress(page).ToString())));
+    }
+  }
+  EXPECT_EQ(world.broker->stats().refused, 5 + 2 * std::size(outside));
+  EXPECT_EQ(world.states.CurrentGeneration(), generation);
+  EXPECT_THAT(world.log.Take(), IsEmpty());
+}
+
+TEST(ConversionBrokerTest, NeverTouchedPagesConvert) {
+  World world;
+  const GuestRange all = Range(kAliasedEnd, kEnd - kAliasedEnd);
+  for (uint64_t attributes : {kToShared, kToPrivate, kToShared, kToPrivate}) {
+    GuestConversion done = world.Guest(all, attributes);
+    EXPECT_EQ(done.code, GuestConversionCode::kOk) << done.detail;
+    EXPECT_EQ(done.bytes_changed, all.size());
+    EXPECT_EQ(world.Wrong(), "");
+  }
+  EXPECT_EQ(world.Fault(0x8000, PageState::kShared).action,
+            FaultAction::kResume);
+  EXPECT_EQ(world.Read(0x8000), 0u);
+  EXPECT_EQ(world.broker->stats().double_backed_bytes, 0u);
+}
+
 // Checks each chunk of `range` after a conversion that stopped somewhere: old
 // with its content, or new and empty, and in this order.
 uint64_t NewBytes(World* world, const GuestRange& range, PageState to) {
@@ -205,6 +253,45 @@ TEST(ConversionBrokerTest, ARefusingListenerRollsBackThoseBefore) {
   }
 }
 
+// Every other page of 2050 is one range: two batches. The first is done when a
+// listener refuses the second.
+TEST(ConversionBrokerTest, ARefusalInTheSecondBatchKeepsTheFirst) {
+  constexpr uint64_t kPages = 2 * (ConversionSet::kMaxRanges + 1);
+  FakeBackend backend(ConversionContent::kLost, kChunk, nullptr);
+  FaultListener a("a", nullptr);
+  FaultListener b("b", nullptr);
+  PageStateMap states;
+  std::vector<MemoryRegion> regions;
+  regions.push_back(*MemoryRegion::Create(
+      GuestAddress(0),
+      *HostMapping::CreateMemfd("ram", kPages * kPageSize, {})));
+  GuestMemory memory = *GuestMemory::Create(std::move(regions));
+  auto view = *SharedView::Create(&memory, &states);
+  auto broker = *ConversionBroker::Create(&states, &backend, view.get(), {});
+  ASSERT_OK(broker->AddRam(Range(0, kPages * kPageSize), PageState::kPrivate));
+  for (uint64_t page = 1; page < kPages; page += 2) {
+    ASSERT_EQ(broker->ConvertForGuest(page * kPageSize, 1, kToShared).code,
+              GuestConversionCode::kOk);
+  }
+  broker->AddListener(&a);
+  broker->AddListener(&b);
+  b.RefusePrepare(1);
+  GuestConversion result = broker->ConvertForGuest(0, kPages, kToShared);
+  EXPECT_EQ(result.code, GuestConversionCode::kFailed);
+  const uint64_t done = ConversionSet::kMaxRanges * kPageSize;
+  EXPECT_EQ(result.bytes_changed, done);
+  EXPECT_TRUE(states.IsWholly(Range(0, 2 * done), PageState::kShared));
+  EXPECT_EQ(states.Get(GuestAddress(2 * done)), PageState::kPrivate);
+  for (FaultListener* listener : {&a, &b}) {
+    EXPECT_EQ(listener->half_prepared(), 0u);
+    EXPECT_THAT(listener->violations(), IsEmpty());
+    EXPECT_EQ(listener->mapped().size(), ConversionSet::kMaxRanges);
+  }
+  EXPECT_EQ(broker->stats().rollbacks_by_listener.at("b"), 1u);
+  EXPECT_EQ(broker->ConvertForGuest(0, kPages, kToShared).bytes_changed,
+            kPageSize);
+}
+
 TEST(ConversionBrokerTest, TheRestRollsBackInReverse) {
   World world;
   // The second chunk's attribute: the first one stays.
@@ -263,68 +350,6 @@ TEST(ConversionBrokerTest, AStaleFaultDestroysNothing) {
                 .action,
             FaultAction::kResume);
   EXPECT_EQ(world.states.Get(page), PageState::kShared);
-}
-
-TEST(ConversionBrokerTest, ImplicitPolicyHoldsFromItsSetPoint) {
-  for (ImplicitPolicy policy : {ImplicitPolicy::kAllow, ImplicitPolicy::kCount,
-                                ImplicitPolicy::kDeny}) {
-    ConversionBrokerOptions options;
-    options.policy.implicit = policy;
-    World world(options);
-    auto fault = [&](uint64_t at) {
-      return world.broker->ConvertForFault(GuestAddress(at), PageState::kShared,
-                                           world.states.CurrentGeneration());
-    };
-    EXPECT_EQ(fault(0x8000).action, FaultAction::kResume);
-    EXPECT_EQ(world.broker->stats().implicit_after_set_point, 0u);
-    world.broker->ArmImplicitPolicy();
-    const bool denied = policy == ImplicitPolicy::kDeny;
-    EXPECT_EQ(fault(0x9000).action,
-              denied ? FaultAction::kDeny : FaultAction::kResume);
-    EXPECT_EQ(world.states.Get(GuestAddress(0x9000)),
-              denied ? PageState::kPrivate : PageState::kShared);
-    EXPECT_EQ(world.broker->stats().implicit_after_set_point,
-              policy == ImplicitPolicy::kCount ? 1u : 0u);
-    EXPECT_EQ(world.broker->stats().implicit_denied, denied ? 1u : 0u);
-    EXPECT_EQ(fault(kEnd).action, FaultAction::kDeny);
-    EXPECT_EQ(fault(0x1000).action, FaultAction::kDeny);  // aliased
-    EXPECT_EQ(fault(0x8001).action, FaultAction::kFail);
-    EXPECT_EQ(world.Wrong(), "");
-  }
-}
-
-TEST(ConversionBrokerTest, TheSharedLimitRefusesAndGivesBack) {
-  ConversionBrokerOptions options;
-  options.policy.shared_limit = 0x4000;
-  World world(options);
-  world.MustConvert(Range(0x8000, 0x3000), kToShared);
-  EXPECT_EQ(world.Guest(Range(0x10000, 0x2000), kToShared).code,
-            GuestConversionCode::kNotPermitted);
-  // A failed request keeps nothing of the budget.
-  world.backend.FailCalls(Method::kReserve, 0, 1, absl::InternalError("no"));
-  EXPECT_EQ(world.Guest(Range(0x10000, 0x1000), kToShared).code,
-            GuestConversionCode::kFailed);
-  world.MustConvert(Range(0x10000, 0x1000), kToShared);
-  world.MustConvert(Range(0x8000, 0x3000), kToPrivate);
-  world.MustConvert(Range(0x8000, 0x3000), kToShared);
-  EXPECT_EQ(world.broker->stats().shared_bytes, 0x4000u);
-}
-
-TEST(ConversionBrokerTest, TheRateLimitDelaysAndDoesNotRefuse) {
-  std::vector<std::chrono::nanoseconds> delays;
-  ConversionBrokerOptions options;
-  options.policy.per_second = 1;
-  options.policy.burst = 1;
-  options.delay = [&](std::chrono::nanoseconds delay) {
-    delays.push_back(delay);
-  };
-  World world(options);
-  world.MustConvert(Range(0x8000, 0x1000), kToShared);
-  EXPECT_THAT(delays, IsEmpty());
-  world.MustConvert(Range(0x9000, 0x1000), kToShared);
-  ASSERT_EQ(delays.size(), 1u);
-  EXPECT_LE(delays[0], std::chrono::seconds(1));
-  EXPECT_EQ(world.broker->stats().delayed, 1u);
 }
 
 TEST(ConversionBrokerTest, ALeaseThatStaysMakesThePagePendingPrivate) {
@@ -417,16 +442,35 @@ TEST(ConversionBrokerTest, RequestsForTheSamePagesQueueForOthersPass) {
   EXPECT_EQ(world.Wrong(), "");
 }
 
-TEST(ConversionBrokerTest, ShutdownEndsWaitsAndResetStartsAfresh) {
+// The same fault twice, from two vCPUs: the second finds it done.
+TEST(ConversionBrokerTest, AFaultLooksAgainWhenItHasItsTurn) {
   World world;
-  world.MustConvert(Range(0x8000, 0x5000), kToShared);
-  world.Fill(7);
-  ASSERT_OK(world.broker->Reset());
-  for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
-    EXPECT_EQ(world.states.Get(GuestAddress(at)), PageState::kPrivate);
-    EXPECT_EQ(world.backend.GuestRead(GuestAddress(at)), 0u);
-  }
+  std::promise<void> entered;
+  std::promise<void> leave;
+  std::atomic<bool> first{true};
+  world.backend.during_set = [&](const GuestRange&, PageState) {
+    if (!first.exchange(false)) return;
+    entered.set_value();
+    leave.get_future().wait();
+  };
+  auto one = std::async(std::launch::async, [&] {
+    return world.Fault(0x8000, PageState::kShared).action;
+  });
+  entered.get_future().wait();
+  auto two = std::async(std::launch::async, [&] {
+    return world.Fault(0x8000, PageState::kShared).action;
+  });
+  while (world.broker->stats().queued != 1) std::this_thread::yield();
+  leave.set_value();
+  EXPECT_EQ(one.get(), FaultAction::kResume);
+  EXPECT_EQ(two.get(), FaultAction::kResume);
+  EXPECT_EQ(world.broker->stats().to_shared[1].requests, 1u);
+  EXPECT_EQ(world.broker->stats().stale_faults, 1u);
   EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerTest, ShutdownEndsWaits) {
+  World world;
   world.broker->Pause();
   auto waits = std::async(std::launch::async, [&] {
     return world.Guest(Range(0x8000, 0x1000), kToShared).code;
