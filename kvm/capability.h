@@ -28,6 +28,7 @@ enum class Capability {
   kXcrs,              // Get/SetXcrs()
   kTscControl,        // a guest's TSC frequency can be set
   kMaxVcpus,          // a number of vCPUs
+  kTscDeadlineTimer,  // of the in-kernel local APIC      [3.2]
   kReadonlyMemory,    // MemoryRegion::readonly
   kSyncRegs,          // a mask of register classes
   kSignalMsi,         // SignalMsi()

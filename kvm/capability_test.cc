@@ -15,6 +15,7 @@ TEST(Capability, NumbersAreTheKernels) {
   EXPECT_EQ(CapabilityNumber(Capability::kUserMemory), 3);
   EXPECT_EQ(CapabilityNumber(Capability::kMemorySlots), 10);
   EXPECT_EQ(CapabilityNumber(Capability::kMaxVcpus), 66);
+  EXPECT_EQ(CapabilityNumber(Capability::kTscDeadlineTimer), 72);
   EXPECT_EQ(CapabilityNumber(Capability::kSplitIrqchip), 121);
   EXPECT_EQ(CapabilityNumber(Capability::kX2apicApi), 129);
   EXPECT_EQ(CapabilityNumber(Capability::kImmediateExit), 136);

@@ -17,6 +17,7 @@
 #include "cloister/kvm/system.h"
 #include "cloister/vcpu/boot_tables.h"
 #include "cloister/vcpu/cpuid.h"
+#include "cloister/vcpu/host_cpuid_policy.h"
 #include "cloister/vcpu/regs.h"
 #include "cloister/vmm/launch_plan.h"
 #include "cloister/vmm/layout.h"
@@ -347,8 +348,7 @@ absl::Status VmBuilder::CreateVcpus() {
 }
 
 absl::Status VmBuilder::SetUpVcpu(kvm::VcpuFd& vcpu, uint32_t index) {
-  vcpu::CpuidPolicy policy;
-  policy.tsc_deadline = true;
+  vcpu::CpuidPolicy policy = vcpu::HostCpuidPolicy(kvm_vm());
   if (kind_ != BackendKind::kOff) {
     policy.c_bit = c_bit_;
     policy.map_gpa_range = hypercalls_;
