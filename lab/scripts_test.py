@@ -52,6 +52,27 @@ class Options(unittest.TestCase):
             self.assertRegex(value, r"^([yn]|\d+)$")
 
 
+class Prune(unittest.TestCase):
+    def test_keeps_the_used_and_the_one_before(self):
+        with tempfile.TemporaryDirectory() as name:
+            cache = pathlib.Path(name)
+            others = ["kernel-objects", "kernel-source", "lab-initramfs-0000000000000000"]
+            kernels = [f"kernel-{index:016x}" for index in range(4)]
+            for index, folder in enumerate(kernels + others):
+                (cache / folder).mkdir()
+                (cache / folder / "file").write_text("x")
+                os.utime(cache / folder, (1000 + index, 1000 + index))
+            # The oldest is the one in use now; the newest of the rest stays.
+            kernel.prune(cache, cache / kernels[0])
+            self.assertEqual(sorted(path.name for path in cache.iterdir()),
+                             sorted([kernels[0], kernels[3]] + others))
+            # It counts as used from now on.
+            kernel.prune(cache, cache / kernels[3])
+            self.assertTrue((cache / kernels[0]).exists())
+            kernel.prune(cache, cache / kernels[0])
+            self.assertTrue((cache / kernels[3]).exists())
+
+
 class Key(unittest.TestCase):
     def test_parts_do_not_run_together(self):
         self.assertNotEqual(common.sha256_key([b"ab", b"c"]), common.sha256_key([b"a", b"bc"]))
