@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/devices/virtio/disk_op.h"
+
+#include <limits.h>
+
+#include <cerrno>
+#include <string>
+
+#include "cloister/base/status_matchers.h"
+#include "cloister/devices/virtio/disk_test_file.h"
+
+namespace cloister::devices::virtio {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+
+struct iovec Buffer(std::string& bytes, size_t from, size_t size) {
+  return {bytes.data() + from, size};
+}
+
+class AdvanceTest : public ::testing::Test {
+ protected:
+  AdvanceTest() : bytes_(100, 'x') {
+    op_.length = 100;
+    op_.buffers = {Buffer(bytes_, 0, 10), Buffer(bytes_, 10, 60),
+                   Buffer(bytes_, 70, 30)};
+  }
+  void ExpectRest(size_t offset) {
+    DiskBuffers rest = RemainingBuffers(op_);
+    ASSERT_GT(rest.count, 0);
+    EXPECT_EQ(rest.data[0].iov_base, bytes_.data() + offset);
+    size_t size = 0;
+    for (int i = 0; i < rest.count; ++i) size += rest.data[i].iov_len;
+    EXPECT_EQ(size, 100 - offset);
+    EXPECT_EQ(op_.transferred, offset);
+  }
+
+  std::string bytes_;
+  DiskOp op_;
+};
+
+TEST_F(AdvanceTest, AllAtOnce) {
+  DiskProgress progress = AdvanceTransfer(op_, 100);
+  EXPECT_TRUE(progress.done);
+  EXPECT_EQ(progress.error, 0);
+  EXPECT_EQ(RemainingBuffers(op_).count, 0);
+}
+
+TEST_F(AdvanceTest, GoesOnWhereAShortTransferStopped) {
+  for (auto [moved, offset] : {std::pair{5, 5}, {5, 10}, {59, 69}, {2, 71}}) {
+    EXPECT_FALSE(AdvanceTransfer(op_, moved).done);
+    ExpectRest(offset);
+  }
+  EXPECT_TRUE(AdvanceTransfer(op_, 29).done);
+}
+
+TEST_F(AdvanceTest, InterruptionsAreTriedAgain) {
+  for (int i = 0; i < 500; ++i) {
+    EXPECT_FALSE(AdvanceTransfer(op_, -EINTR).done);
+    EXPECT_FALSE(AdvanceTransfer(op_, -EAGAIN).done);
+    EXPECT_FALSE(AdvanceTransfer(op_, i == 250 ? 1 : -EINTR).done);
+    if (i == 250) break;
+  }
+  ExpectRest(1);
+}
+
+TEST_F(AdvanceTest, ButNotForEver) {
+  int rounds = 0;
+  DiskProgress progress;
+  while (!progress.done) {
+    progress = AdvanceTransfer(op_, -EINTR);
+    ASSERT_LE(++rounds, 1000);
+  }
+  EXPECT_EQ(progress.error, EIO);
+}
+
+TEST_F(AdvanceTest, ErrorsEndIt) {
+  for (int error : {EIO, ENOSPC, EBADF, ENXIO}) {
+    DiskProgress progress = AdvanceTransfer(op_, -error);
+    EXPECT_TRUE(progress.done);
+    EXPECT_EQ(progress.error, error);
+  }
+}
+
+TEST_F(AdvanceTest, TheEndOfTheFileIsAnError) {
+  EXPECT_FALSE(AdvanceTransfer(op_, 50).done);
+  DiskProgress progress = AdvanceTransfer(op_, 0);
+  EXPECT_TRUE(progress.done);
+  EXPECT_EQ(progress.error, EIO);
+}
+
+TEST_F(AdvanceTest, MoreThanAskedIsAnError) {
+  DiskProgress progress = AdvanceTransfer(op_, 101);
+  EXPECT_TRUE(progress.done);
+  EXPECT_EQ(progress.error, EIO);
+}
+
+DiskOp Op(DiskOp::Kind kind, DiskFile& file, uint64_t offset,
+          std::string* bytes) {
+  DiskOp op;
+  op.kind = kind;
+  op.file = &file;
+  op.offset = offset;
+  if (bytes != nullptr) {
+    op.length = bytes->size();
+    op.buffers = {Buffer(*bytes, 0, bytes->size())};
+  }
+  return op;
+}
+
+TEST(RunBlockingTest, WritesAndReads) {
+  DiskTestFile image(kMiB);
+  std::shared_ptr<DiskFile> file = image.Open();
+  std::string out = DiskTestPattern(8192, 1);
+  std::string in(8192, '\0');
+  for (bool durable : {false, true}) {
+    DiskOp write = Op(DiskOp::Kind::kWrite, *file, 4096, &out);
+    write.durable = durable;
+    EXPECT_EQ(RunBlocking(write), 0);
+  }
+  DiskOp read = Op(DiskOp::Kind::kRead, *file, 4096, &in);
+  EXPECT_EQ(RunBlocking(read), 0);
+  EXPECT_EQ(in, out);
+  EXPECT_EQ(image.Read(4096, 8192), out);
+}
+
+TEST(RunBlockingTest, TakesMoreBuffersThanOneSystemCall) {
+  DiskTestFile image(kMiB);
+  std::shared_ptr<DiskFile> file = image.Open();
+  std::string out = DiskTestPattern(kMiB, 2);
+  DiskOp write = Op(DiskOp::Kind::kWrite, *file, 0, nullptr);
+  write.length = kMiB;
+  for (size_t at = 0; at < kMiB; at += 256) {
+    write.buffers.push_back(Buffer(out, at, 256));
+  }
+  ASSERT_GT(write.buffers.size(), size_t{IOV_MAX});
+  EXPECT_EQ(RunBlocking(write), 0);
+  EXPECT_EQ(image.Read(0, kMiB), out);
+}
+
+TEST(RunBlockingTest, ReportsErrors) {
+  DiskTestFile image(kMiB);
+  std::shared_ptr<DiskFile> file = image.Open(/*read_only=*/true);
+  std::string bytes(4096, 'x');
+  DiskOp write = Op(DiskOp::Kind::kWrite, *file, 0, &bytes);
+  EXPECT_EQ(RunBlocking(write), EBADF);
+  image.Resize(6144);
+  DiskOp read = Op(DiskOp::Kind::kRead, *file, 4096, &bytes);
+  EXPECT_EQ(RunBlocking(read), EIO);
+}
+
+TEST(RunBlockingTest, AWriteDoesNotUndoACut) {
+  DiskTestFile image(kMiB);
+  std::shared_ptr<DiskFile> file = image.Open();
+  image.Resize(4096);
+  std::string bytes(4096, 'x');
+  DiskOp write = Op(DiskOp::Kind::kWrite, *file, 8192, &bytes);
+  EXPECT_EQ(RunBlocking(write), EIO);
+  EXPECT_EQ(image.Read(0, kMiB).size(), 4096u);
+}
+
+TEST(RunBlockingTest, FlushesDiscardsAndZeroes) {
+  DiskTestFile image(DiskTestPattern(kMiB, 3));
+  std::shared_ptr<DiskFile> file = image.Open();
+  DiskOp flush = Op(DiskOp::Kind::kFlush, *file, 0, nullptr);
+  EXPECT_EQ(RunBlocking(flush), 0);
+  for (bool durable : {false, true}) {
+    DiskOp zero = Op(DiskOp::Kind::kWriteZeroes, *file, 4096, nullptr);
+    zero.length = 4096;
+    zero.durable = durable;
+    EXPECT_EQ(RunBlocking(zero), 0);
+    EXPECT_EQ(image.Read(4096, 4096), std::string(4096, '\0'));
+    DiskOp discard = Op(DiskOp::Kind::kDiscard, *file, 8192, nullptr);
+    discard.length = 4096;
+    discard.durable = durable;
+    EXPECT_EQ(RunBlocking(discard), 0);
+  }
+  file->FinishFlush(ENOSPC);
+  DiskOp zero = Op(DiskOp::Kind::kWriteZeroes, *file, 4096, nullptr);
+  zero.length = 4096;
+  EXPECT_EQ(RunBlocking(zero), 0);
+  zero.durable = true;
+  EXPECT_EQ(RunBlocking(zero), ENOSPC);
+}
+
+}  // namespace
+}  // namespace cloister::devices::virtio
