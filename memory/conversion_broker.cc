@@ -354,7 +354,7 @@ void ConversionBroker::SetFatal(const absl::Status& status) {
   {
     base::MutexLock lock(&mutex_);
     if (!fatal_.ok()) return;
-    fatal_ = status;
+    fatal_ = CopyForThread(status);
   }
   queue_.Shutdown(status);
   if (options_.on_fatal != nullptr) options_.on_fatal(status);

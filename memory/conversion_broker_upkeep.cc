@@ -369,7 +369,7 @@ ConversionStats ConversionBroker::stats() {
 
 absl::Status ConversionBroker::fatal() {
   base::MutexLock lock(&mutex_);
-  return fatal_;
+  return CopyForThread(fatal_);
 }
 
 }  // namespace cloister::memory

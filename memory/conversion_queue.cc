@@ -2,6 +2,7 @@
 #include "cloister/memory/conversion_queue.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace cloister::memory {
 namespace {
@@ -24,10 +25,16 @@ bool AnyOverlap(absl::Span<const GuestRange> a,
 
 }  // namespace
 
+absl::Status CopyForThread(const absl::Status& status) {
+  return absl::Status(status.code(), status.message());
+}
+
 absl::StatusOr<ConversionQueue::Turn> ConversionQueue::Enter(
     absl::Span<const GuestRange> ranges, Priority priority) {
   base::MutexLock lock(&mutex_);
-  if (!shutdown_.ok() && priority != Priority::kInner) return shutdown_;
+  if (!shutdown_.ok() && priority != Priority::kInner) {
+    return CopyForThread(shutdown_);
+  }
   if (priority == Priority::kHost && pauses_ > 0) {
     return absl::UnavailableError("conversions are paused");
   }
@@ -36,7 +43,7 @@ absl::StatusOr<ConversionQueue::Turn> ConversionQueue::Enter(
       Turn::Entry{{ranges.begin(), ranges.end()}, priority, false, {}});
   while (entry->cancelled.ok() && !MayStart(entry)) changed_.Wait(&mutex_);
   if (!entry->cancelled.ok()) {
-    absl::Status status = entry->cancelled;
+    absl::Status status = std::move(entry->cancelled);
     entries_.erase(entry);
     changed_.SignalAll();
     return status;
@@ -102,7 +109,7 @@ void ConversionQueue::CancelWaiting(const absl::Status& status) {
 void ConversionQueue::Cancel(const absl::Status& status) {
   for (Turn::Entry& entry : entries_) {
     if (!entry.started && entry.priority != Priority::kInner) {
-      entry.cancelled = status;
+      entry.cancelled = CopyForThread(status);
     }
   }
   changed_.SignalAll();
@@ -111,7 +118,7 @@ void ConversionQueue::Cancel(const absl::Status& status) {
 void ConversionQueue::Shutdown(const absl::Status& status) {
   base::MutexLock lock(&mutex_);
   if (!shutdown_.ok()) return;
-  shutdown_ = status;
+  shutdown_ = CopyForThread(status);
   Cancel(status);
 }
 

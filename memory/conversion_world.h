@@ -93,6 +93,8 @@ struct ConversionWorld {
   // What is wrong with the whole; "" if nothing is. Backing that is not
   // accounted for as leftover or pending counts.
   std::string Wrong() {
+    // Asked first: pages that were pending may be freed meanwhile.
+    const uint64_t noted = broker->stats().double_backed_bytes;
     uint64_t double_backed = 0;
     for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
       const GuestAddress page(at);
@@ -109,7 +111,7 @@ struct ConversionWorld {
         double_backed += kPageSize;
       }
     }
-    if (double_backed > broker->stats().double_backed_bytes) {
+    if (double_backed > noted) {
       return absl::StrCat(double_backed, " bytes are backed twice, unnoticed");
     }
     if (!backend.violations().empty()) return backend.violations()[0];
