@@ -34,4 +34,14 @@ std::string BootTimer::Report() const {
   return text;
 }
 
+std::vector<std::pair<std::string, std::chrono::nanoseconds>>
+BootTimer::Phases() const {
+  base::MutexLock lock(&mutex_);
+  std::vector<std::pair<std::string, std::chrono::nanoseconds>> phases;
+  for (const auto& [phase, when] : phases_) {
+    phases.emplace_back(phase, when - start_);
+  }
+  return phases;
+}
+
 }  // namespace cloister::vmm

@@ -22,6 +22,9 @@ class BootTimer {
   // Notes that `phase` was reached; only the first time of each counts.
   void Reached(absl::string_view phase, Clock::time_point when = Clock::now());
 
+  // The phases in order, and how long after `start` each was reached.
+  std::vector<std::pair<std::string, std::chrono::nanoseconds>> Phases() const;
+
   // One line per phase in order: "   12.3 ms  +1.2 ms  VM created".
   std::string Report() const;
 

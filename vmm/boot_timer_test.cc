@@ -23,5 +23,16 @@ TEST(BootTimerTest, EmptyWithoutPhases) {
   EXPECT_EQ(BootTimer(BootTimer::Clock::now()).Report(), "");
 }
 
+TEST(BootTimerTest, PhasesCountFromTheStart) {
+  const BootTimer::Clock::time_point start = BootTimer::Clock::now();
+  BootTimer timer(start);
+  timer.Reached("one", start + std::chrono::milliseconds(3));
+  timer.Reached("two", start + std::chrono::milliseconds(5));
+  const auto phases = timer.Phases();
+  ASSERT_EQ(phases.size(), 2u);
+  EXPECT_EQ(phases[0].first, "one");
+  EXPECT_EQ(phases[1].second, std::chrono::milliseconds(5));
+}
+
 }  // namespace
 }  // namespace cloister::vmm

@@ -161,6 +161,17 @@ bool MicroVm::PressPowerButton() {
   return platform_ != nullptr && platform_->power().PressPowerButton();
 }
 
+bool MicroVm::PressCtrlAltDel() {
+  base::MutexLock lock(&parts_mutex_);
+  return platform_ != nullptr && platform_->keyboard().SendCtrlAltDel();
+}
+
+devices::Serial::Counters MicroVm::serial_counters() const {
+  base::MutexLock lock(&parts_mutex_);
+  return platform_ == nullptr ? devices::Serial::Counters()
+                              : platform_->serial().counters();
+}
+
 size_t MicroVm::ConsoleInput(absl::Span<const uint8_t> bytes) {
   base::MutexLock lock(&parts_mutex_);
   return platform_ == nullptr ? 0 : platform_->serial().Enqueue(bytes);

@@ -104,6 +104,10 @@ class MicroVm {
 
   // True if the guest listens to its power button, and now knows of it.
   bool PressPowerButton();
+  // True if the guest reads its keyboard, and gets Ctrl-Alt-Del.
+  bool PressCtrlAltDel();
+  // Of the serial port, since the last launch.
+  devices::Serial::Counters serial_counters() const;
 
   // Hands input to the serial console; returns how many bytes it took. If that
   // is not all, VmHooks::on_console_room follows.
