@@ -13,6 +13,7 @@ enum ExitCode : int {
   kExitInternalError = 4,  // KVM or the monitor cannot go on
   kExitNotVerified = 5,    // the launch shim refused what it was given
   kExitConversion = 6,     // a denied or failed conversion ended the VM
+  kExitSeccomp = 148,      // a filter refused a system call (docs/sandbox.md)
   kExitSignalBase = 128,   // plus the number of the signal that ended it
 };
 
