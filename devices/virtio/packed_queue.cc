@@ -55,27 +55,40 @@ absl::StatusOr<std::unique_ptr<Queue>> PackedQueue::Create(
       config, view, std::move(ring), std::move(driver), std::move(device)));
 }
 
-// Whether the driver made the next entry available: its flags hold this lap's
+// Whether the driver made the entry available: its flags hold this lap's
 // wrap counter as AVAIL, and the opposite as USED.
-absl::StatusOr<bool> PackedQueue::Available(const Lease& ring) const {
-  ASSIGN_OR_RETURN(
-      uint16_t flags,
-      ring.Load<uint16_t>(next_.index * Descriptor::kSize + kFlagsOffset,
-                          kOrdered));
+absl::StatusOr<bool> PackedQueue::Available(const Lease& ring,
+                                            Position at) const {
+  ASSIGN_OR_RETURN(uint16_t flags,
+                   ring.Load<uint16_t>(
+                       at.index * Descriptor::kSize + kFlagsOffset, kOrdered));
   const bool avail = (flags & kAvail) != 0;
   const bool used = (flags & kUsed) != 0;
-  return avail == next_.wrap && used != next_.wrap;
+  return avail == at.wrap && used != at.wrap;
 }
 
 absl::StatusOr<std::optional<Chain>> PackedQueue::Pop() {
-  if (unpopped_.has_value()) return std::exchange(unpopped_, std::nullopt);
   ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
-  ASSIGN_OR_RETURN(bool available, Available(ring));
+  ASSIGN_OR_RETURN(bool available, Available(ring, next_));
   if (!available) return std::optional<Chain>();
   ASSIGN_OR_RETURN(Chain chain, Build(ring));
   next_.Advance(chain.descriptors_, size_);
   taken_ += chain.descriptors_;
+  unpopped_ = 0;
   return std::optional<Chain>(std::move(chain));
+}
+
+void PackedQueue::Unpop(Chain chain) {
+  unpopped_ = chain.descriptors_;
+  { Chain dropped = std::move(chain); }
+  next_.Retreat(unpopped_, size_);
+  taken_ -= unpopped_;
+}
+
+PackedQueue::Position PackedQueue::Unseen() const {
+  Position position = next_;
+  position.Advance(unpopped_, size_);
+  return position;
 }
 
 // The ring must have room for the chain beside those under way: an entry that
@@ -157,15 +170,16 @@ absl::Status PackedQueue::DisableKicks() {
 }
 
 absl::StatusOr<bool> PackedQueue::EnableKicks() {
+  const Position unseen = Unseen();
   {
-    const uint32_t position = next_.index | (next_.wrap ? 0x8000u : 0u);
+    const uint32_t position = unseen.index | (unseen.wrap ? 0x8000u : 0u);
     const uint32_t event =
         event_idx_ ? kDescriptor << 16 | position : kEnable << 16;
     ASSIGN_OR_RETURN(Lease device, device_.Acquire());
     RETURN_IF_ERROR(device.Store<uint32_t>(0, event, kOrdered));
   }
   ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
-  return Available(ring);
+  return Available(ring, unseen);
 }
 
 }  // namespace cloister::devices::virtio

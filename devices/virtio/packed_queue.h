@@ -24,7 +24,7 @@ class PackedQueue : public Queue {
       const QueueConfig& config, memory::SharedView& view);
 
   absl::StatusOr<std::optional<Chain>> Pop() override;
-  void Unpop(Chain chain) override { unpopped_ = std::move(chain); }
+  void Unpop(Chain chain) override;
   absl::Status Push(Chain chain, uint32_t written) override;
   absl::StatusOr<bool> NeedsInterrupt() override;
   absl::Status DisableKicks() override;
@@ -43,6 +43,11 @@ class PackedQueue : public Queue {
       if (next >= size) wrap = !wrap;
       index = static_cast<uint16_t>(next >= size ? next - size : next);
     }
+    void Retreat(uint16_t count, uint16_t size) {
+      if (count > index) wrap = !wrap;
+      index = static_cast<uint16_t>(count > index ? index + size - count
+                                                  : index - count);
+    }
   };
 
   PackedQueue(const QueueConfig& config, memory::SharedView& view,
@@ -54,7 +59,9 @@ class PackedQueue : public Queue {
         driver_(std::move(driver)),
         device_(std::move(device)) {}
 
-  absl::StatusOr<bool> Available(const memory::Lease& ring) const;
+  absl::StatusOr<bool> Available(const memory::Lease& ring, Position at) const;
+  // The first entry that was never popped.
+  Position Unseen() const;
   absl::StatusOr<Chain> Build(const memory::Lease& ring);
   bool PassedEvent(uint16_t event, uint32_t pushed) const;
 
@@ -70,7 +77,7 @@ class PackedQueue : public Queue {
   uint32_t taken_ = 0;  // entries of chains popped and not pushed
   // Entries pushed since NeedsInterrupt looked last.
   uint32_t unsignalled_ = 0;
-  std::optional<Chain> unpopped_;
+  uint16_t unpopped_ = 0;  // entries from next_ on that were popped before
 };
 
 }  // namespace cloister::devices::virtio

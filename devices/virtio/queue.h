@@ -99,7 +99,8 @@ class Queue {
   virtual absl::StatusOr<std::optional<Chain>> Pop() = 0;
 
   // Puts the chain popped last back to the front, for a device that cannot take
-  // it now (an empty rate limiter). At most one chain.
+  // it now (an empty rate limiter). At most one chain. Drops its leases: the
+  // next Pop reads and checks it anew.
   virtual void Unpop(Chain chain) = 0;
 
   // Returns a request, in any order, `written` bytes of its writable part

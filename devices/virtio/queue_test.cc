@@ -141,6 +141,25 @@ TEST_P(QueueTest, UnpopsOneRequest) {
   EXPECT_EQ(Pop().readable_size(), 7u);
 }
 
+TEST_P(QueueTest, AnUnpoppedRequestIsNeitherLeasedNorNews) {
+  Offer({Readable("first"), Writable(3)});
+  queue_->Unpop(Pop());
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  EXPECT_THAT(queue_->EnableKicks(), base::IsOkAndHolds(false));
+  Offer({Readable("second")});
+  EXPECT_THAT(queue_->EnableKicks(), base::IsOkAndHolds(true));
+  EXPECT_EQ(Pop().readable_size(), 5u);
+  EXPECT_EQ(Pop().readable_size(), 6u);
+}
+
+TEST_P(QueueTest, ChecksAnUnpoppedRequestAnew) {
+  const Buffer buffer = {ram_.AllocPages(1), 100, false};
+  Offer({buffer});
+  queue_->Unpop(Pop());
+  ram_.SetState(buffer.address, 1, PageState::kPrivate);
+  ExpectPopFails(QueueError::kBufferNotShared);
+}
+
 TEST_P(QueueTest, ReportsNoMoreThanWasThere) {
   Offer({Writable(4)});
   ASSERT_OK(queue_->Push(Pop(), 1000));

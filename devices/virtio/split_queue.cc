@@ -56,7 +56,6 @@ absl::StatusOr<std::unique_ptr<Queue>> SplitQueue::Create(
 }
 
 absl::StatusOr<std::optional<Chain>> SplitQueue::Pop() {
-  if (unpopped_.has_value()) return std::exchange(unpopped_, std::nullopt);
   ASSIGN_OR_RETURN(Lease avail, avail_.Acquire());
   if (next_avail_ == avail_end_) {
     RETURN_IF_ERROR(LoadAvailIndex(avail));
@@ -67,7 +66,14 @@ absl::StatusOr<std::optional<Chain>> SplitQueue::Pop() {
                    avail.Load<uint16_t>(kRing + slot * kAvailEntry, kRelaxed));
   ASSIGN_OR_RETURN(Chain chain, Build(head));
   ++next_avail_;
+  unpopped_ = false;
   return std::optional<Chain>(std::move(chain));
+}
+
+void SplitQueue::Unpop(Chain chain) {
+  { Chain dropped = std::move(chain); }
+  --next_avail_;
+  unpopped_ = true;
 }
 
 // A driver has no more requests under way than the ring has descriptors, those
@@ -161,7 +167,8 @@ absl::StatusOr<bool> SplitQueue::EnableKicks() {
   }
   ASSIGN_OR_RETURN(Lease avail, avail_.Acquire());
   RETURN_IF_ERROR(LoadAvailIndex(avail));
-  return next_avail_ != avail_end_;
+  const uint16_t offered = avail_end_ - next_avail_;
+  return offered > (unpopped_ ? 1 : 0);
 }
 
 }  // namespace cloister::devices::virtio

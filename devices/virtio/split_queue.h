@@ -24,7 +24,7 @@ class SplitQueue : public Queue {
       const QueueConfig& config, memory::SharedView& view);
 
   absl::StatusOr<std::optional<Chain>> Pop() override;
-  void Unpop(Chain chain) override { unpopped_ = std::move(chain); }
+  void Unpop(Chain chain) override;
   absl::Status Push(Chain chain, uint32_t written) override;
   absl::StatusOr<bool> NeedsInterrupt() override;
   absl::Status DisableKicks() override;
@@ -57,7 +57,8 @@ class SplitQueue : public Queue {
   uint16_t used_index_ = 0;  // published
   // Pushed since NeedsInterrupt looked last.
   uint32_t unsignalled_ = 0;
-  std::optional<Chain> unpopped_;
+  // The request at next_avail_ was popped before.
+  bool unpopped_ = false;
 };
 
 }  // namespace cloister::devices::virtio
