@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/devices/virtio/net.h"
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/bytes.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/net_header.h"
+#include "cloister/devices/virtio/net_port_fake.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::devices::virtio {
+namespace {
+
+using base::IsOkAndHolds;
+using base::StatusIs;
+using memory::PageState;
+using std::chrono::hours;
+using ::testing::HasSubstr;
+using Buffer = DriverFake::Buffer;
+
+constexpr uint16_t kRx = 0;
+constexpr uint16_t kTx = 1;
+constexpr uint64_t kAll = ~uint64_t{0};
+constexpr uint64_t kNoMerge = kAll & ~(uint64_t{1} << kNetMrgRxbuf);
+
+std::string Payload(size_t size) {
+  std::string text(size, '\0');
+  for (size_t i = 0; i < size; ++i)
+    text[i] = static_cast<char>(i * 7 + i / 251);
+  return text;
+}
+
+std::string Bytes(const NetHeader& header) {
+  const auto bytes = header.Serialize();
+  return std::string(bytes.begin(), bytes.end());
+}
+
+// Yields until `condition` holds; false after ten seconds.
+template <typename Condition>
+bool Eventually(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+class NetTest : public ::testing::TestWithParam<bool> {
+ protected:
+  ~NetTest() override {
+    driver_.reset();
+    net_.reset();
+  }
+
+  void Make(uint64_t features = kAll, size_t pairs = 1,
+            RateLimiterConfig rx_limit = {}, RateLimiterConfig tx_limit = {}) {
+    driver_.reset();
+    net_.reset();
+    wires_.clear();
+    std::vector<std::unique_ptr<NetPort>> ports;
+    for (size_t i = 0; i < pairs; ++i) {
+      wires_.push_back(std::make_unique<NetWire>());
+      ports.push_back(std::make_unique<NetPortFake>(*wires_.back()));
+    }
+    ASSERT_OK_AND_ASSIGN(NetMac mac, NetMac::Parse("52:54:00:01:02:03"));
+    Net::Options options{"net0", mac, rx_limit, tx_limit,
+                         std::chrono::milliseconds(1)};
+    ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("net"));
+    ASSERT_OK_AND_ASSIGN(net_, Net::Create(std::move(options), std::move(ports),
+                                           std::move(worker)));
+    FakeDriver::Options with;
+    with.packed = GetParam();
+    with.features = features;
+    driver_ = std::make_unique<FakeDriver>(*net_, ram_, with);
+    ASSERT_OK(driver_->Activate());
+  }
+
+  Buffer Readable(absl::string_view bytes) {
+    return {ram_.AllocString(bytes), static_cast<uint32_t>(bytes.size()),
+            false};
+  }
+  Buffer Writable(uint32_t size) { return {ram_.Alloc(size), size, true}; }
+  Buffer OfferRx(uint32_t size, uint16_t queue = kRx) {
+    const Buffer buffer = Writable(size);
+    EXPECT_TRUE(driver_->queue(queue).Offer({{buffer}}).has_value());
+    driver_->Kick(queue);
+    return buffer;
+  }
+  absl::StatusOr<uint32_t> Send(const NetHeader& header,
+                                absl::string_view payload,
+                                uint16_t queue = kTx) {
+    return driver_->Run(queue, {Readable(Bytes(header)), Readable(payload)});
+  }
+  const NetCounters& counters() { return net_->counters(); }
+  NetWire& wire(size_t index = 0) { return *wires_[index]; }
+
+  FakeRam ram_{uint64_t{16} << 20};
+  std::vector<std::unique_ptr<NetWire>> wires_;
+  std::unique_ptr<Net> net_;
+  std::unique_ptr<FakeDriver> driver_;
+};
+
+TEST_P(NetTest, SendsAPacketBehindACopyOfItsHeader) {
+  Make();
+  NetHeader header;
+  header.flags = NetHeader::kNeedsCsum;
+  header.csum_start = 34;
+  header.csum_offset = 16;
+  header.num_buffers = 77;  // means nothing here, and is not passed on
+  const std::string payload = Payload(1000);
+  EXPECT_THAT(Send(header, payload), IsOkAndHolds(0u));
+  header.num_buffers = 0;
+  EXPECT_EQ(wire().Take(), Bytes(header) + payload);
+  EXPECT_EQ(counters().tx_packets.value(), 1u);
+  EXPECT_EQ(counters().tx_bytes.value(), 1000u);
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+}
+
+TEST_P(NetTest, KeepsTheOrderOfManyPackets) {
+  Make();
+  for (int i = 0; i < 300; ++i) {
+    const std::string payload = absl::StrCat(Payload(60), i);
+    ASSERT_OK(Send({}, payload));
+    ASSERT_EQ(wire().Take(), Bytes({}) + payload);
+  }
+}
+
+TEST_P(NetTest, DropsWhatTheHeaderMayNotSay) {
+  Make(kAll & ~(uint64_t{1} << kNetHostTso4));
+  NetHeader header;
+  header.flags = NetHeader::kNeedsCsum;
+  header.gso_type = NetHeader::kGsoTcp4;
+  header.gso_size = 100;
+  EXPECT_OK(Send(header, Payload(100)));
+  header = NetHeader();
+  header.flags = NetHeader::kNeedsCsum;
+  header.csum_start = 99;
+  EXPECT_OK(Send(header, Payload(100)));
+  EXPECT_OK(Send({}, Payload(kNetMinPacket - 1)));
+  EXPECT_EQ(counters().tx_dropped_malformed.value(), 3u);
+  EXPECT_FALSE(wire().TakeNow().has_value());
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_TRUE(wire().Take().has_value());
+}
+
+TEST_P(NetTest, ATransmitRequestWithoutAHeaderNeedsAReset) {
+  Make();
+  EXPECT_EQ(QueueErrorOf(driver_->Run(kTx, {Readable("short")}).status()),
+            QueueError::kBadRequest);
+  ASSERT_TRUE(driver_->Reset());
+  ASSERT_OK(driver_->Activate());
+  EXPECT_EQ(
+      QueueErrorOf(
+          driver_->Run(kTx, {Readable(Payload(64)), Writable(1)}).status()),
+      QueueError::kBadRequest);
+}
+
+TEST_P(NetTest, ReceivesIntoOneBuffer) {
+  Make();
+  const Buffer buffer = OfferRx(2048);
+  NetHeader header;
+  header.gso_type = NetHeader::kGsoTcp4;
+  header.gso_size = 9;
+  ASSERT_TRUE(wire().Put(header, Payload(500)));
+  ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+  EXPECT_EQ(used.written, 512u);
+  header.num_buffers = 1;
+  EXPECT_EQ(ram_.String(buffer.address, 512), Bytes(header) + Payload(500));
+  EXPECT_EQ(counters().rx_packets.value(), 1u);
+  EXPECT_EQ(counters().rx_bytes.value(), 500u);
+}
+
+TEST_P(NetTest, SpreadsALargePacketOverSeveralBuffers) {
+  Make();
+  std::vector<Buffer> buffers;
+  for (int i = 0; i < 6; ++i) buffers.push_back(OfferRx(1000));
+  ASSERT_TRUE(wire().Put({}, Payload(4488)));
+  std::string received;
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+    EXPECT_EQ(used.written, i < 4 ? 1000u : 500u);
+    received += ram_.String(buffers[i].address, used.written);
+  }
+  NetHeader header;
+  header.num_buffers = 5;
+  EXPECT_EQ(received, Bytes(header) + Payload(4488));
+  EXPECT_FALSE(driver_->queue(kRx).HasUsed());
+}
+
+TEST_P(NetTest, WaitsForTheBuffersThatAPacketNeeds) {
+  Make();
+  OfferRx(1000);
+  ASSERT_TRUE(wire().Put({}, Payload(2500)));
+  ASSERT_TRUE(Eventually([&] { return counters().rx_no_buffers.value() > 0; }));
+  EXPECT_FALSE(driver_->queue(kRx).HasUsed());
+  OfferRx(1000);
+  OfferRx(1000);
+  for (int i = 0; i < 3; ++i) ASSERT_OK(driver_->WaitUsed(kRx));
+  EXPECT_EQ(counters().rx_packets.value(), 1u);
+  EXPECT_EQ(counters().rx_dropped_too_long.value(), 0u);
+}
+
+TEST_P(NetTest, DropsWhatOneBufferCannotHoldWithoutMerging) {
+  Make(kNoMerge);
+  OfferRx(1000);
+  ASSERT_TRUE(wire().Put({}, Payload(1500)));
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+  EXPECT_EQ(used.written, 112u);
+  EXPECT_EQ(counters().rx_dropped_too_long.value(), 1u);
+}
+
+TEST_P(NetTest, DropsWhatTheWholeRingCannotHold) {
+  Make();
+  for (int i = 0; i < 256; ++i) OfferRx(NetHeader::kSize);
+  ASSERT_TRUE(wire().Put({}, Payload(60000)));
+  for (int i = 0; i < 256; ++i) {
+    ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+    EXPECT_EQ(used.written, 0u);
+  }
+  EXPECT_EQ(counters().rx_dropped_too_long.value(), 1u);
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+}
+
+TEST_P(NetTest, AReceiveBufferWithoutRoomForAHeaderNeedsAReset) {
+  Make();
+  OfferRx(NetHeader::kSize - 1);
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_TRUE(driver_->interrupts().WaitForReset());
+  EXPECT_EQ(QueueErrorOf(*driver_->interrupts().reset_reason()),
+            QueueError::kBadRequest);
+}
+
+TEST_P(NetTest, HoldsNoLeaseWhileItIsIdle) {
+  Make();
+  for (int i = 0; i < 10; ++i) OfferRx(2048);
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_OK(driver_->WaitUsed(kRx));
+  EXPECT_TRUE(Eventually([&] { return ram_.LeasedBytes() == 0; }));
+}
+
+TEST_P(NetTest, LimitsWhatTheGuestReceivesToTheByte) {
+  RateLimiterConfig limit;
+  limit.bandwidth = {1000, 0, hours(1)};
+  Make(kAll, 1, limit);
+  for (int i = 0; i < 8; ++i) OfferRx(2048);
+  ASSERT_TRUE(wire().Put({}, Payload(600)));
+  ASSERT_TRUE(wire().Put({}, Payload(600)));
+  ASSERT_OK(driver_->WaitUsed(kRx));
+  ASSERT_TRUE(Eventually([&] { return net_->rx_throttled() == 1; }));
+  EXPECT_EQ(counters().rx_packets.value(), 1u);
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  RateLimiterUpdate update;
+  update.bandwidth = TokenBucketConfig{};
+  ASSERT_OK(net_->UpdateRxLimit(update));
+  ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+  EXPECT_EQ(used.written, 612u);
+  ASSERT_TRUE(wire().Put({}, Payload(5000)));  // directly, from now on
+  ASSERT_OK(driver_->WaitUsed(kRx));
+}
+
+TEST_P(NetTest, LimitsWhatTheGuestSends) {
+  RateLimiterConfig limit;
+  limit.operations = {2, 0, hours(1)};
+  Make(kAll, 1, {}, limit);
+  ASSERT_OK(Send({}, Payload(100)));
+  ASSERT_OK(Send({}, Payload(100)));
+  ASSERT_TRUE(driver_->queue(kTx)
+                  .Offer({{Readable(Bytes({})), Readable(Payload(100))}})
+                  .has_value());
+  driver_->Kick(kTx);
+  ASSERT_TRUE(Eventually([&] { return net_->tx_throttled() == 1; }));
+  EXPECT_FALSE(driver_->queue(kTx).HasUsed());
+  RateLimiterUpdate update;
+  update.operations = TokenBucketConfig{};
+  ASSERT_OK(net_->UpdateTxLimit(update));
+  ASSERT_OK(driver_->WaitUsed(kTx));
+}
+
+TEST_P(NetTest, LimitsPacketsTowardsTheGuest) {
+  RateLimiterConfig limit;
+  limit.operations = {1, 0, hours(1)};
+  Make(kAll, 1, limit);
+  for (int i = 0; i < 4; ++i) OfferRx(2048);
+  ASSERT_TRUE(wire().Put({}, Payload(600)));
+  ASSERT_TRUE(wire().Put({}, Payload(600)));
+  ASSERT_OK(driver_->WaitUsed(kRx));
+  ASSERT_TRUE(Eventually([&] { return net_->rx_throttled() == 1; }));
+  EXPECT_EQ(counters().rx_packets.value(), 1u);
+  EXPECT_TRUE(driver_->Reset());
+}
+
+TEST_P(NetTest, WaitsForRoomInTheInterface) {
+  Make();
+  wire().send_error = EAGAIN;
+  ASSERT_TRUE(driver_->queue(kTx)
+                  .Offer({{Readable(Bytes({})), Readable(Payload(100))}})
+                  .has_value());
+  driver_->Kick(kTx);
+  ASSERT_TRUE(Eventually([&] { return counters().tx_busy.value() > 0; }));
+  EXPECT_FALSE(driver_->queue(kTx).HasUsed());
+  wire().send_error = 0;
+  ASSERT_OK(driver_->WaitUsed(kTx));
+  EXPECT_TRUE(wire().Take().has_value());
+}
+
+TEST_P(NetTest, DropsAndCountsWhatTheInterfaceRefuses) {
+  Make();
+  wire().send_error = EIO;
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_EQ(counters().tx_dropped_tap.value(), 1u);
+  EXPECT_EQ(counters().tap_errors.value(), 1u);
+  EXPECT_TRUE(net_->link_up());
+  wire().send_error = 0;
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_TRUE(wire().Take().has_value());
+}
+
+TEST_P(NetTest, LeavesAnInterfaceThatFailsAloneForAWhile) {
+  Make();
+  OfferRx(2048);
+  wire().receive_error = EFAULT;
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_TRUE(Eventually([&] { return counters().tap_errors.value() >= 2; }));
+  wire().receive_error = 0;
+  ASSERT_OK(driver_->WaitUsed(kRx));
+  EXPECT_TRUE(net_->link_up());
+}
+
+TEST_P(NetTest, AnInterfaceThatGoesAwayTakesTheLinkDown) {
+  Make();
+  OfferRx(2048);
+  EXPECT_EQ(driver_->ReadConfig(6, 2), 1u);
+  wire().receive_error = EBADFD;
+  wire().send_error = EBADFD;
+  wire().gone = true;
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_TRUE(driver_->interrupts().WaitForConfig(1));
+  EXPECT_EQ(driver_->ReadConfig(6, 2), 0u);
+  EXPECT_FALSE(net_->link_up());
+  EXPECT_EQ(counters().link_down.value(), 1u);
+  // Nobody asks it again.
+  const uint64_t receives = wire().receives;
+  for (int i = 0; i < 5; ++i) EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_EQ(counters().tx_dropped_tap.value(), 5u);
+  EXPECT_EQ(wire().receives, receives);
+  // A driver that starts again finds it the same.
+  ASSERT_TRUE(driver_->Reset());
+  ASSERT_OK(driver_->Activate());
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_EQ(driver_->ReadConfig(6, 2), 0u);
+}
+
+TEST_P(NetTest, FindsOutWhenSendingThatTheInterfaceIsGone) {
+  Make();
+  wire().send_error = EBADFD;
+  wire().gone = true;
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_TRUE(driver_->interrupts().WaitForConfig(1));
+}
+
+TEST_P(NetTest, NeedsAResetIfTheInterfaceCannotBeSetUp) {
+  Make();
+  ASSERT_TRUE(driver_->Reset());
+  wire().control_error = EINVAL;
+  ASSERT_OK(driver_->Activate());
+  EXPECT_TRUE(driver_->interrupts().WaitForReset());
+  ASSERT_TRUE(driver_->Reset());
+  wire().control_error = 0;
+  ASSERT_OK(driver_->Activate());
+  EXPECT_OK(Send({}, Payload(100)));
+}
+
+TEST_P(NetTest, OffersTheHostWhatTheDriverTakes) {
+  Make(kAll & ~(uint64_t{1} << kNetGuestTso6));
+  ASSERT_OK(Send({}, Payload(100)));
+  const NetOffloads offloads = wire().offloads();
+  EXPECT_TRUE(offloads.checksum && offloads.tso4 && offloads.ufo);
+  EXPECT_FALSE(offloads.tso6);
+}
+
+TEST_P(NetTest, ConfigurationSaysMacStatusAndPairs) {
+  Make(kAll, 3);
+  EXPECT_EQ(driver_->ReadConfig(0, 6), 0x030201005452u);
+  EXPECT_EQ(driver_->ReadConfig(6, 2), 1u);
+  EXPECT_EQ(driver_->ReadConfig(8, 2), 3u);
+  EXPECT_EQ(driver_->ReadConfig(9, 4), 0u);
+  EXPECT_EQ(driver_->ReadConfig(~uint64_t{0}, 4), 0u);
+  EXPECT_EQ(net_->queue_sizes().size(), 7u);
+}
+
+class NetPairsTest : public NetTest {
+ protected:
+  absl::StatusOr<uint8_t> Command(const std::string& bytes) {
+    const Buffer ack = Writable(1);
+    auto result = driver_->Run(4, {Readable(bytes), ack});
+    if (!result.ok()) return result.status();
+    return ram_.Bytes(ack.address, 1)[0];
+  }
+  absl::StatusOr<uint8_t> SetPairs(uint16_t count) {
+    std::string bytes = {4, 0, 0, 0};
+    base::StoreLe<uint16_t>(&bytes[2], count);
+    return Command(bytes);
+  }
+};
+
+TEST_P(NetPairsTest, UsesAsManyPairsAsTheDriverAsksFor) {
+  Make(kAll, 2);
+  ASSERT_OK(Send({}, Payload(100), 1));
+  EXPECT_FALSE(wire(1).enabled);
+  EXPECT_THAT(SetPairs(2), IsOkAndHolds(0));
+  EXPECT_TRUE(wire(1).enabled);
+  ASSERT_OK(Send({}, Payload(100), 3));
+  EXPECT_TRUE(wire(1).Take().has_value());
+  OfferRx(2048, 2);
+  ASSERT_TRUE(wire(1).Put({}, Payload(300)));
+  ASSERT_OK(driver_->WaitUsed(2));
+  EXPECT_THAT(SetPairs(1), IsOkAndHolds(0));
+  EXPECT_FALSE(wire(1).enabled);
+}
+
+TEST_P(NetPairsTest, RefusesOtherCommands) {
+  Make(kAll, 2);
+  EXPECT_THAT(SetPairs(0), IsOkAndHolds(1));
+  EXPECT_THAT(SetPairs(3), IsOkAndHolds(1));
+  EXPECT_THAT(Command(std::string("\4\1\1\0", 4)), IsOkAndHolds(1));
+  EXPECT_THAT(Command(std::string("\1\0\1\0", 4)), IsOkAndHolds(1));
+  EXPECT_THAT(Command(std::string("\4\0\1", 3)), IsOkAndHolds(1));
+  EXPECT_EQ(counters().control_commands.value(), 5u);
+  EXPECT_EQ(counters().control_refused.value(), 5u);
+  EXPECT_EQ(QueueErrorOf(driver_->Run(4, {Readable("abcd")}).status()),
+            QueueError::kBadRequest);
+}
+
+TEST_P(NetPairsTest, WithoutMultiqueueTheThirdQueueIsNotControl) {
+  Make(kAll & ~(uint64_t{1} << kNetMq), 2);
+  ASSERT_OK(Send({}, Payload(100)));
+  EXPECT_TRUE(wire(0).Take().has_value());
+  EXPECT_FALSE(wire(1).enabled);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings, NetTest, ::testing::Bool(),
+                         [](const auto& info) {
+                           return info.param ? "Packed" : "Split";
+                         });
+INSTANTIATE_TEST_SUITE_P(Rings, NetPairsTest, ::testing::Bool(),
+                         [](const auto& info) {
+                           return info.param ? "Packed" : "Split";
+                         });
+
+}  // namespace
+}  // namespace cloister::devices::virtio
