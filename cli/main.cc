@@ -10,19 +10,19 @@
 
 #include "absl/status/status.h"
 #include "cloister/base/log.h"
+#include "cloister/base/version.h"
 #include "cloister/cli/doctor_command.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/measure_command.h"
 #include "cloister/cli/options.h"
 #include "cloister/cli/run_command.h"
+#include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/vcpu/kick_signal.h"
 
 namespace {
 
 using cloister::cli::Command;
 using cloister::cli::CommandLine;
-
-constexpr char kVersion[] = "0.1.0";
 
 int Dispatch(const CommandLine& command_line,
              std::chrono::steady_clock::time_point start,
@@ -35,7 +35,7 @@ int Dispatch(const CommandLine& command_line,
     case Command::kDoctor:
       return cloister::cli::DoctorCommand(command_line.doctor);
     case Command::kVersion:
-      std::printf("cloister %s\n", kVersion);
+      std::printf("cloister %s\n", cloister::base::kVersion);
       return cloister::cli::kExitOk;
   }
   return cloister::cli::kExitUsage;
@@ -67,10 +67,12 @@ int main(int argc, char** argv) {
   cloister::base::Logger log(cloister::base::StderrSink(),
                              parsed.command_line->log_level,
                              /*per_second=*/100);
-  absl::Status kick =
-      cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
-  if (!kick.ok()) {
-    log.Error(kick.message());
+  absl::Status ready = cloister::cli::ForbidNewPrivileges();
+  if (ready.ok()) {
+    ready = cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
+  }
+  if (!ready.ok()) {
+    log.Error(ready.message());
     return cloister::cli::kExitError;
   }
   return Dispatch(*parsed.command_line, start, log);

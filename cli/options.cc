@@ -2,6 +2,7 @@
 #include "cloister/cli/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -10,11 +11,14 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "cloister/base/version.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/vmm/size.h"
 
 namespace cloister::cli {
 namespace {
+
+using base::kVersion;
 
 // A CLI11 callback around a parser of ours: its error is the option's error.
 template <typename T, typename Parse>
@@ -146,6 +150,51 @@ void AddVmOptions(CLI::App* app, RunOptions* options) {
                 "Print the time of each phase of the start");
 }
 
+// What takes rights from a process that runs VMs.
+void AddSandboxOptions(CLI::App* app, SandboxOptions* options) {
+  app->add_option("--user", options->user,
+                  "User to become before the guest runs (default: none)")
+      ->type_name("USER");
+  app->add_option("--group", options->group,
+                  "Group to become (default: the user's)")
+      ->type_name("GROUP");
+  app->add_flag("!--no-seccomp", options->seccomp,
+                "Do not filter system calls");
+}
+
+OptionHelp Describe(const CLI::Option& option) {
+  OptionHelp help;
+  for (const std::string& name : option.get_snames()) {
+    help.names.push_back("-" + name);
+  }
+  for (const std::string& name : option.get_lnames()) {
+    help.names.push_back("--" + name);
+  }
+  for (const std::string& name : option.get_fnames()) {
+    if (std::find(help.names.begin(), help.names.end(), "--" + name) ==
+        help.names.end()) {
+      help.names.push_back("--" + name);
+    }
+  }
+  if (option.get_items_expected_max() > 0) help.value = option.get_type_name();
+  help.text = option.get_description();
+  help.required = option.get_required();
+  return help;
+}
+
+CommandHelp Describe(const CLI::App& app) {
+  CommandHelp help;
+  help.name = app.get_name();
+  help.text = app.get_description();
+  for (const CLI::Option* option : app.get_options()) {
+    help.options.push_back(Describe(*option));
+  }
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    help.commands.push_back(Describe(*command));
+  }
+  return help;
+}
+
 // CLI11's text, as one line.
 std::string OneLine(absl::string_view text) {
   std::string line = absl::StrReplaceAll(text, {{"\n", " "}});
@@ -164,6 +213,8 @@ struct Parser {
   Parser() {
     app.require_subcommand(1);
     app.set_help_all_flag("--help-all", "Help for every command");
+    app.set_version_flag("--version", absl::StrCat("cloister ", kVersion),
+                         "Print the version");
     app.add_option("--log-level",
                    Into("--log-level", &result.log_level, ParseLogLevel),
                    "debug, info, warning or error (default info)")
@@ -172,6 +223,7 @@ struct Parser {
         "run",
         "Boot a Linux kernel and attach to its console (Ctrl-A x leaves)");
     AddVmOptions(run, &result.run);
+    AddSandboxOptions(run, &result.run.sandbox);
     measure = app.add_subcommand(
         "measure", "Print the launch digest of such a VM, without starting it");
     AddVmOptions(measure, &result.run);
@@ -208,6 +260,8 @@ struct Parser {
 
 }  // namespace
 
+CommandHelp DescribeCommandLine() { return Describe(Parser().app); }
+
 ParseResult ParseCommandLine(int argc, const char* const* argv) {
   Parser parser;
   ParseResult result;
@@ -218,6 +272,9 @@ ParseResult ParseCommandLine(int argc, const char* const* argv) {
     return result;
   } catch (const CLI::CallForAllHelp&) {
     result.output = parser.app.help("", CLI::AppFormatMode::All);
+    return result;
+  } catch (const CLI::CallForVersion& version) {
+    result.output = absl::StrCat(version.what(), "\n");
     return result;
   } catch (const CLI::ParseError& error) {
     result.exit_code = kExitUsage;

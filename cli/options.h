@@ -4,9 +4,11 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "cloister/base/log.h"
+#include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/vmm/config.h"
 
 namespace cloister::cli {
@@ -19,6 +21,7 @@ struct RunOptions {
   vmm::VmConfig config;
   ConsoleKind console = ConsoleKind::kStdio;
   bool boot_timer = false;
+  SandboxOptions sandbox;  // not `measure`
 };
 
 struct DoctorOptions {
@@ -42,6 +45,22 @@ struct ParseResult {
   int exit_code = 0;
   std::string output;
 };
+
+// The command line for people: what --help, the man page and the completion of
+// shells are made from.
+struct OptionHelp {
+  std::vector<std::string> names;  // "--kernel"; empty for a positional
+  std::string value;               // "FILE"; empty for a flag
+  std::string text;
+  bool required = false;
+};
+struct CommandHelp {
+  std::string name;
+  std::string text;
+  std::vector<OptionHelp> options;
+  std::vector<CommandHelp> commands;
+};
+CommandHelp DescribeCommandLine();
 
 // Parses argv. Opens nothing.
 ParseResult ParseCommandLine(int argc, const char* const* argv);

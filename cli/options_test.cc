@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/cli/options.h"
 
+#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "cloister/cli/exit_code.h"
@@ -104,6 +106,62 @@ TEST(OptionsTest, DoctorAndVersion) {
   EXPECT_TRUE(Parse({"doctor", "--can-boot-linux"})
                   .command_line->doctor.can_boot_linux);
   EXPECT_EQ(Parse({"version"}).command_line->command, Command::kVersion);
+}
+
+TEST(OptionsTest, SandboxOptions) {
+  ParseResult result = Parse({"run", "--kernel", "/k"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  EXPECT_TRUE(result.command_line->run.sandbox.seccomp);
+  EXPECT_EQ(result.command_line->run.sandbox.user, "");
+  result = Parse({"run", "--kernel", "/k", "--user", "nobody", "--group", "kvm",
+                  "--no-seccomp"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  EXPECT_FALSE(result.command_line->run.sandbox.seccomp);
+  EXPECT_EQ(result.command_line->run.sandbox.user, "nobody");
+  EXPECT_EQ(result.command_line->run.sandbox.group, "kvm");
+}
+
+TEST(OptionsTest, VersionGoesToStdoutWithExitCodeZero) {
+  ParseResult result = Parse({"--version"});
+  EXPECT_FALSE(result.command_line.has_value());
+  EXPECT_EQ(result.exit_code, kExitOk);
+  EXPECT_EQ(result.output.find("cloister "), 0u) << result.output;
+}
+
+const OptionHelp* Find(const CommandHelp& command, const std::string& name) {
+  for (const OptionHelp& option : command.options) {
+    if (std::find(option.names.begin(), option.names.end(), name) !=
+        option.names.end()) {
+      return &option;
+    }
+  }
+  return nullptr;
+}
+
+TEST(OptionsTest, TheDescriptionHasEveryCommandAndOption) {
+  const CommandHelp all = DescribeCommandLine();
+  EXPECT_EQ(all.name, "cloister");
+  ASSERT_NE(Find(all, "--log-level"), nullptr);
+  EXPECT_EQ(Find(all, "--log-level")->value, "LEVEL");
+  const CommandHelp* run = nullptr;
+  for (const CommandHelp& command : all.commands) {
+    if (command.name == "run") run = &command;
+    EXPECT_NE(command.text, "") << command.name;
+    // What --help shows is what is described.
+    const std::string help = Parse({command.name.c_str(), "--help"}).output;
+    for (const OptionHelp& option : command.options) {
+      EXPECT_NE(option.text, "") << command.name;
+      for (const std::string& name : option.names) {
+        EXPECT_THAT(help, HasSubstr(name)) << command.name;
+      }
+    }
+  }
+  ASSERT_NE(run, nullptr);
+  ASSERT_NE(Find(*run, "--kernel"), nullptr);
+  EXPECT_TRUE(Find(*run, "--kernel")->required);
+  EXPECT_EQ(Find(*run, "--kernel")->value, "FILE");
+  ASSERT_NE(Find(*run, "--no-seccomp"), nullptr);
+  EXPECT_EQ(Find(*run, "--no-seccomp")->value, "");
 }
 
 TEST(OptionsTest, HelpGoesToStdoutWithExitCodeZero) {

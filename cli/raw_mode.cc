@@ -71,18 +71,29 @@ void Restore() {
   g_state.raw.store(false);
 }
 
-void OnFatalSignal(int signal) {
+void OnFatalSignal(int signal, siginfo_t* info, void* context) {
   const int error = errno;
   Restore();
-  // The signal is blocked here; what is raised arrives once this returns, with
-  // the action it had before.
   for (size_t i = 0; i < kFatalSignals.size(); ++i) {
-    if (kFatalSignals[i].number == signal) {
-      ::sigaction(signal, &g_state.previous[i], nullptr);
+    if (kFatalSignals[i].number != signal) continue;
+    const struct sigaction& previous = g_state.previous[i];
+    ::sigaction(signal, &previous, nullptr);
+    // Called rather than raised anew, for what it is to hear of the signal.
+    if ((previous.sa_flags & SA_SIGINFO) != 0) {
+      previous.sa_sigaction(signal, info, context);
+      errno = error;
+      return;
     }
   }
+  // The signal is blocked here; what is raised arrives once this returns, with
+  // the action it had before.
   ::raise(signal);
   errno = error;
+}
+
+bool IsOurs(const struct sigaction& action) {
+  return (action.sa_flags & SA_SIGINFO) != 0 &&
+         action.sa_sigaction == OnFatalSignal;
 }
 
 void HookSignals() {
@@ -94,8 +105,8 @@ void HookSignals() {
     ::sigaltstack(&stack, nullptr);
   }
   struct sigaction action = {};
-  action.sa_handler = OnFatalSignal;
-  action.sa_flags = SA_ONSTACK;
+  action.sa_sigaction = OnFatalSignal;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   for (size_t i = 0; i < kFatalSignals.size(); ++i) {
     struct sigaction previous;
@@ -103,7 +114,7 @@ void HookSignals() {
     if (::sigaction(signal.number, nullptr, &previous) < 0) continue;
     const bool info = (previous.sa_flags & SA_SIGINFO) != 0;
     if (!info && previous.sa_handler == SIG_IGN) continue;
-    if (!info && previous.sa_handler == OnFatalSignal) continue;
+    if (IsOurs(previous)) continue;
     const bool by_default = !info && previous.sa_handler == SIG_DFL;
     if (!by_default && !signal.always) continue;
     g_state.previous[i] = previous;
@@ -118,8 +129,7 @@ void UnhookSignals() {
     g_state.hooked[i] = false;
     struct sigaction now;
     const int number = kFatalSignals[i].number;
-    if (::sigaction(number, nullptr, &now) == 0 &&
-        (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == OnFatalSignal) {
+    if (::sigaction(number, nullptr, &now) == 0 && IsOurs(now)) {
       ::sigaction(number, &g_state.previous[i], nullptr);
     }
   }

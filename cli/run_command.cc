@@ -20,6 +20,7 @@
 #include "cloister/base/syscall.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/cli/signal_set.h"
 #include "cloister/cli/terminal.h"
 #include "cloister/confidential/backend_kind.h"
@@ -136,6 +137,7 @@ class Run {
   vmm::BootTimer& timer_;
   base::Logger& log_;
   int signal_ = 0;
+  std::unique_ptr<Sandbox> sandbox_;  // outlives the VM's threads
   ConsoleSink sink_;
   std::unique_ptr<base::EventLoop> loop_;
   std::unique_ptr<SignalSet> signals_;
@@ -207,6 +209,7 @@ absl::StatusOr<int> Run::Execute() {
       confidential::BackendChoice::kOff) {
     RETURN_IF_ERROR(ForbidDumps());
   }
+  ASSIGN_OR_RETURN(sandbox_, Sandbox::Create(options_.sandbox, log_));
   ASSIGN_OR_RETURN(loop_, base::EventLoop::Create());
   vmm::VmHooks hooks;
   hooks.console = &sink_;
@@ -217,6 +220,10 @@ absl::StatusOr<int> Run::Execute() {
     if (terminal_ != nullptr) terminal_->ResumeInput();
   };
   hooks.on_end = [this] { loop_->Stop(); };
+  hooks.on_thread_start = [this](vmm::ThreadKind kind) {
+    sandbox_->EnterThread(kind);
+  };
+  RETURN_IF_ERROR(sandbox_->EnterMain());
   ASSIGN_OR_RETURN(vm_, vmm::BuildVm(options_.config, hooks));
   if (options_.config.confidential.backend ==
       confidential::BackendChoice::kAuto) {
@@ -229,6 +236,7 @@ absl::StatusOr<int> Run::Execute() {
   RETURN_IF_ERROR(
       signals_->Register(*loop_, [this](int signal) { OnSignal(signal); }));
   RETURN_IF_ERROR(CreateConsole());
+  RETURN_IF_ERROR(sandbox_->DropIdentity());
   absl::Status status = vm_->Start();
   if (status.ok()) {
     log_.Debug("the guest runs");
