@@ -40,7 +40,8 @@ class PrivateRegion {
   absl::Status Punch(const memory::GuestRange& part) const;
 
   // Calls `visit` for each maximal backed part of `part`, ascending. From
-  // mincore where the file is mappable, else from cachestat(2) (Linux 6.5).
+  // mincore where the file is mappable (which sees pages that a fault has
+  // filled, all there are), else from cachestat(2) (Linux 6.5).
   absl::Status ForEachBacked(
       const memory::GuestRange& part,
       absl::FunctionRef<void(const memory::GuestRange&)> visit) const;

@@ -16,6 +16,7 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/fake_kernel.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/vmm/micro_kernel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -90,6 +91,29 @@ TEST_F(BadInputTest, TripleFaultHasItsOwnExitCodeAndShowsRegisters) {
   EXPECT_EQ(exit_code, 3) << process->output();
   EXPECT_THAT(process->output(), HasSubstr("triple fault"));
   EXPECT_THAT(process->output(), HasSubstr("rip="));
+}
+
+// Nor is this: an instruction fetch from nowhere.
+TEST_F(BadInputTest, WhatKvmCannotRunHasItsOwnExitCodeAndShowsRegisters) {
+  const std::string kernel = absl::StrCat(::testing::TempDir(), "/lost");
+  ASSERT_OK(vmm::WriteMicroKernel(vmm::MicroKernel::kLost, kernel));
+  ASSERT_OK_AND_ASSIGN(
+      auto process,
+      GuestProcess::Start({"cli/cloister", "run", "--kernel", kernel,
+                           "--memory", "32M", "--confidential", "off"}));
+  ASSERT_OK_AND_ASSIGN(int exit_code, process->Wait());
+  EXPECT_EQ(exit_code, 4) << process->output();
+  EXPECT_THAT(process->output(), HasSubstr("internal error"));
+  EXPECT_THAT(process->output(), HasSubstr("rip="));
+}
+
+TEST_F(BadInputTest, OptionsOfConfidentialGuests) {
+  ExpectOneLine({"--kernel", GoodKernel(), "--shared-limit", "4097"}, 1,
+                "--shared-limit");
+  ExpectOneLine({"--kernel", GoodKernel(), "--conversion-rate", "fast"}, 2,
+                "--conversion-rate");
+  ExpectOneLine({"--kernel", GoodKernel(), "--conversion-reports", "smoke"}, 2,
+                "--conversion-reports");
 }
 
 TEST_F(BadInputTest, KernelIsADirectory) {

@@ -11,7 +11,8 @@ extern "C" const uint8_t cloister_micro_kernel_start[],
     cloister_micro_kernel_end[], cloister_micro_kernel_fresh[],
     cloister_micro_kernel_print[], cloister_micro_kernel_convert[],
     cloister_micro_kernel_touch[], cloister_micro_kernel_status[],
-    cloister_micro_kernel_crash[], cloister_micro_kernel_off[];
+    cloister_micro_kernel_crash[], cloister_micro_kernel_lost[],
+    cloister_micro_kernel_off[];
 
 namespace cloister::vmm {
 namespace {
@@ -30,6 +31,8 @@ const uint8_t* EntryOf(MicroKernel kernel) {
       return cloister_micro_kernel_status;
     case MicroKernel::kCrash:
       return cloister_micro_kernel_crash;
+    case MicroKernel::kLost:
+      return cloister_micro_kernel_lost;
     case MicroKernel::kOff:
       break;
   }

@@ -24,6 +24,7 @@ enum class MicroKernel {
   kStatus,  // writes a refusal to the shim's status port, prints 's', powers
             // off
   kCrash,   // triple fault
+  kLost,    // jumps to where there is no memory: KVM cannot go on
   kOff,     // powers off
 };
 

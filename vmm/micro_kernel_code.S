@@ -10,6 +10,7 @@
     .set PM1_CONTROL, 0x604
     .set RESET, 0x610
     .set DATA, 24 << 20             /* 2 MiB that nothing lies in, and the next */
+    .set NOTHING, 0xd0000000        /* no memory, no device */
     .set ALIASED, 0x50000           /* in the low MiB, likewise */
 
     .macro print character
@@ -33,7 +34,7 @@
     .globl cloister_micro_kernel_fresh, cloister_micro_kernel_print
     .globl cloister_micro_kernel_convert, cloister_micro_kernel_touch
     .globl cloister_micro_kernel_crash, cloister_micro_kernel_status
-    .globl cloister_micro_kernel_off
+    .globl cloister_micro_kernel_lost, cloister_micro_kernel_off
 cloister_micro_kernel_start:
 
 cloister_micro_kernel_fresh:
@@ -112,6 +113,10 @@ cloister_micro_kernel_status:
 
 cloister_micro_kernel_crash:
     ud2                             /* There is no IDT. */
+
+cloister_micro_kernel_lost:
+    movl $NOTHING, %eax
+    jmp *%rax
 
 cloister_micro_kernel_off:
     movl $PM1_CONTROL, %edx

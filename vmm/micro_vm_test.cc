@@ -390,6 +390,16 @@ TEST_P(BackendVmTest, OnlyOrdinaryGuestsShowTheirRegisters) {
   EXPECT_EQ(end.registers.empty(), GetParam() != BackendKind::kOff);
 }
 
+TEST_P(BackendVmTest, WhereKvmCannotGoOnTheRunEndsInAnInternalError) {
+  auto vm = Make(MicroKernel::kLost);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  VmEnd end = vm->Wait();
+  EXPECT_EQ(end.kind, VmEnd::Kind::kInternalError);
+  EXPECT_THAT(std::string(end.status.message()), HasSubstr("RIP 0xd0000000"));
+  EXPECT_EQ(end.registers.empty(), GetParam() != BackendKind::kOff);
+}
+
 TEST_P(BackendVmTest, WhatTheBrokerCannotUndoEndsTheRun) {
   auto vm = Make(MicroKernel::kPrint);
   ASSERT_NE(vm, nullptr);
