@@ -80,10 +80,9 @@ absl::StatusOr<std::unique_ptr<Blk>> Blk::Create(
   std::unique_ptr<Blk> blk(
       new Blk(std::move(options), std::move(file), std::move(worker)));
   base::EventLoop& loop = blk->runner_.loop();
-  ASSIGN_OR_RETURN(
-      blk->limiter_,
-      FlowLimiter::Create(loop, blk->options_.limit,
-                          [blk = blk.get()] { blk->Resume(blk->waiting_); }));
+  ASSIGN_OR_RETURN(blk->limiter_,
+                   FlowLimiter::Create(loop, blk->options_.limit,
+                                       [blk = blk.get()] { blk->Resume(); }));
   if (blk->options_.engine_factory) {
     ASSIGN_OR_RETURN(blk->engine_, blk->options_.engine_factory(loop, *blk));
   } else {
@@ -103,8 +102,7 @@ Blk::Blk(Options options, std::shared_ptr<DiskFile> file,
       runner_(std::move(worker), this),
       current_(std::move(file)),
       block_(config_.logical_block),
-      read_only_(config_.read_only),
-      max_tasks_(uint64_t{options_.queues} * options_.queue_size) {}
+      read_only_(config_.read_only) {}
 
 Blk::~Blk() { runner_.Shutdown(); }
 
@@ -137,7 +135,7 @@ void Blk::Reset(std::function<void()> done) {
 
 void Blk::OnStop() {
   limiter_->Cancel();
-  waiting_ = full_ = dirty_ = 0;
+  waiting_ = dirty_ = 0;
   writeback_ = true;
   for (std::unique_ptr<BlkTask>& task : tasks_) task->orphan = true;
 }
@@ -162,11 +160,6 @@ bool Blk::IsDurable() const {
 
 absl::StatusOr<DeviceRunner::Next> Blk::Serve(uint16_t index, Queue& queue,
                                               Chain chain) {
-  if (in_flight_ >= max_tasks_) {
-    full_ |= Bit(index);
-    queue.Unpop(std::move(chain));
-    return Next::kStop;
-  }
   RETURN_IF_ERROR(CheckBlkSizes(chain.readable_size(), chain.writable_size()));
   std::array<uint8_t, kBlkHeaderSize> header;
   RETURN_IF_ERROR(chain.Read(0, absl::MakeSpan(header)));
@@ -299,11 +292,11 @@ void Blk::OnDiskOpsSettled() {
        dirty &= dirty - 1) {
     runner_.Signal(static_cast<uint16_t>(std::countr_zero(dirty)));
   }
-  if (full_ != 0) Resume(full_);
 }
 
-void Blk::Resume(uint64_t& queues) {
-  for (uint64_t left = std::exchange(queues, 0); left != 0; left &= left - 1) {
+void Blk::Resume() {
+  for (uint64_t left = std::exchange(waiting_, 0); left != 0;
+       left &= left - 1) {
     OnKick(static_cast<uint16_t>(std::countr_zero(left)));
   }
 }

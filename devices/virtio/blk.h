@@ -113,7 +113,7 @@ class Blk : public VirtioDevice,
   void RemoveTask(BlkTask* task);
   void EndTask(BlkTask* task, int error);
   void Report(const BlkTask& task, int error);
-  void Resume(uint64_t& queues);
+  void Resume();
   void WhenIdle(std::function<void()> done);
   void RunIdle();
   void UseFile(std::shared_ptr<DiskFile> file);
@@ -141,10 +141,8 @@ class Blk : public VirtioDevice,
   uint32_t block_ = 512;
   bool read_only_ = false;
   std::vector<std::unique_ptr<BlkTask>> tasks_;
-  uint64_t max_tasks_ = 0;
   uint64_t dirty_ = 0;    // queues to signal: bits
   uint64_t waiting_ = 0;  // queues that the rate limiter holds up
-  uint64_t full_ = 0;     // queues that wait for a task to end
   std::unique_ptr<FlowLimiter> limiter_;
   std::unique_ptr<DiskEngine> engine_;
 };
