@@ -248,8 +248,8 @@ void VsockMuxer::OnTimer() {
   for (const auto& [fd, client] : clients_) {
     if (client.deadline <= now) late_clients.push_back(fd);
   }
-  for (int fd : late_clients) RefuseClient(fd);
   counters_.timeouts.Add(late_clients.size());
+  for (int fd : late_clients) RefuseClient(fd);
   for (const auto& [ports, connection] : connections_) {
     if (!connection->deadline().has_value() || *connection->deadline() > now) {
       continue;
