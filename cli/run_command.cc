@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/cli/run_command.h"
 
-#include <sys/prctl.h>
-#include <sys/resource.h>
-
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -17,12 +13,12 @@
 #include "absl/types/span.h"
 #include "cloister/base/event_loop.h"
 #include "cloister/base/status_macros.h"
-#include "cloister/base/syscall.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/cli/signal_set.h"
 #include "cloister/cli/terminal.h"
+#include "cloister/cli/vm_process.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/memory/conversion_stats.h"
 #include "cloister/vmm/boot_timer.h"
@@ -34,50 +30,6 @@ namespace cloister::cli {
 namespace {
 
 using vmm::VmEnd;
-
-// The guest's serial output, on its way to the terminal.
-class ConsoleSink : public devices::SerialSink {
- public:
-  // Without a terminal, output is dropped. Set before the VM starts.
-  void set_terminal(Terminal* terminal) { terminal_ = terminal; }
-  size_t Write(absl::Span<const uint8_t> bytes) override {
-    return terminal_ == nullptr ? bytes.size() : terminal_->Write(bytes);
-  }
-
- private:
-  Terminal* terminal_ = nullptr;
-};
-
-// Core files and other processes of the same user must not get at what the
-// monitor may see of a guest.
-absl::Status ForbidDumps() {
-  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
-    return base::ErrnoStatus(errno, "prctl PR_SET_DUMPABLE");
-  }
-  const rlimit none = {0, 0};
-  if (::setrlimit(RLIMIT_CORE, &none) < 0) {
-    return base::ErrnoStatus(errno, "setrlimit RLIMIT_CORE");
-  }
-  return absl::OkStatus();
-}
-
-int ExitCodeFor(VmEnd::Kind kind) {
-  switch (kind) {
-    case VmEnd::Kind::kPowerOff:
-    case VmEnd::Kind::kReset:
-    case VmEnd::Kind::kStopped:
-      return kExitOk;
-    case VmEnd::Kind::kTripleFault:
-      return kExitTripleFault;
-    case VmEnd::Kind::kNotVerified:
-      return kExitNotVerified;
-    case VmEnd::Kind::kConversion:
-      return kExitConversion;
-    case VmEnd::Kind::kInternalError:
-      return kExitInternalError;
-  }
-  return kExitInternalError;
-}
 
 uint64_t Sum(const std::array<memory::ConversionStats::Flow, 3>& flows) {
   uint64_t bytes = 0;

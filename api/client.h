@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_API_CLIENT_H_
+#define CLOISTER_API_CLIENT_H_
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace cloister::api {
+
+struct ClientResponse {
+  int status = 0;
+  std::string body;
+};
+
+// A client of the API on a Unix socket: one connection, kept alive, one request
+// after the other. Not thread-safe.
+class Client {
+ public:
+  // Connects. Unavailable if nobody listens at `socket_path`.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(
+      const std::string& socket_path,
+      std::chrono::milliseconds limit = std::chrono::seconds(70));
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // One request and its answer, whatever its status. `body` empty: none. Errors
+  // are those of the connection, which is then of no more use;
+  // DeadlineExceeded after `limit`.
+  absl::StatusOr<ClientResponse> Call(absl::string_view method,
+                                      absl::string_view target,
+                                      absl::string_view body = "");
+
+  // As Call; InvalidArgument with the fault_message unless the status is 2xx.
+  absl::StatusOr<std::string> Get(absl::string_view target);
+
+  // GETs a stream and hands on each of its lines, without a limit of time,
+  // until `on_line` returns false (OK), or the server ends it (Unavailable).
+  absl::Status Stream(absl::string_view target,
+                      const std::function<bool(absl::string_view)>& on_line);
+
+ private:
+  class Impl;
+  explicit Client(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The fault_message of an answer, or its body if there is none.
+std::string FaultMessage(const ClientResponse& response);
+
+}  // namespace cloister::api
+
+#endif  // CLOISTER_API_CLIENT_H_

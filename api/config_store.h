@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_API_CONFIG_STORE_H_
+#define CLOISTER_API_CONFIG_STORE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "cloister/api/json.h"
+#include "cloister/api/schema.h"
+
+namespace cloister::api {
+
+// The configuration of a VM as clients put it together: one JSON object with a
+// member per path ("machine-config", "drives", ...), which is what GET
+// /vm/config answers and --config-file takes. Holds only what the schema and
+// the rules between fields allow. Not thread-safe.
+class ConfigStore {
+ public:
+  ConfigStore();
+
+  // Takes the body of a PUT or PATCH before the start, checked against the
+  // schema already; `id` is the one in the path. InvalidArgument, changing
+  // nothing, with one line that names the field.
+  absl::Status Apply(const Endpoint& endpoint, absl::string_view id,
+                     Json value);
+
+  // Reads a whole configuration: the text of a --config-file. An error names
+  // the section, and leaves the store half filled.
+  absl::Status Load(absl::string_view text);
+
+  const Json& json() const { return *json_; }
+
+  // What only shows once everything is known: InvalidArgument or
+  // FailedPrecondition naming what the VM cannot start with.
+  absl::Status CheckStart() const;
+
+ private:
+  absl::Status LoadSection(absl::string_view section, Json value);
+
+  std::shared_ptr<Json> json_;
+};
+
+// True if `arguments`, a kernel command line, has the word `word`.
+bool HasArgument(absl::string_view arguments, absl::string_view word);
+
+}  // namespace cloister::api
+
+#endif  // CLOISTER_API_CONFIG_STORE_H_

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_API_VM_CONFIG_H_
+#define CLOISTER_API_VM_CONFIG_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cloister/api/json.h"
+#include "cloister/vmm/config.h"
+
+namespace cloister::api {
+
+// The VM that `config`, a ConfigStore's object, describes. Unimplemented,
+// naming the section, for what this build's monitor lacks.
+absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
+                                               const std::string& id);
+
+// The inverse for a VM that was described on the command line: the text of a
+// --config-file.
+std::string ConfigText(const vmm::VmConfig& config);
+
+}  // namespace cloister::api
+
+#endif  // CLOISTER_API_VM_CONFIG_H_

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/api/vm_machine.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "cloister/api/vm_config.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/boot/shim/launch.h"
+#include "cloister/confidential/backend_kind.h"
+#include "cloister/confidential/measurement.h"
+#include "cloister/confidential/measurement_json.h"
+#include "cloister/vcpu/exit_counters.h"
+#include "cloister/vmm/builder.h"
+#include "cloister/vmm/launch_plan.h"
+#include "cloister/vmm/layout.h"
+
+namespace cloister::api {
+namespace {
+
+using memory::GuestAddress;
+using memory::GuestRange;
+
+absl::Status NotStarted() {
+  return absl::FailedPreconditionError("the VM has not been started");
+}
+
+CounterGroup ExitsOf(uint32_t cpu, const vcpu::ExitCounters::Snapshot& exits) {
+  CounterGroup group{absl::StrCat(cpu), {}};
+  for (size_t i = 0; i < vcpu::kExitKinds; ++i) {
+    const auto kind = static_cast<vcpu::ExitKind>(i);
+    group.counters.emplace_back(std::string(vcpu::ExitKindName(kind)),
+                                exits[kind]);
+  }
+  return group;
+}
+
+void AddWindow(const char* name, uint64_t start, uint64_t size,
+               std::vector<AddressWindow>* windows) {
+  auto range = GuestRange::Create(GuestAddress(start), size);
+  if (range.ok()) windows->push_back({name, *range});
+}
+
+absl::Status CheckDigest(const Json& confidential, vmm::MicroVm& vm) {
+  if (!confidential.contains("expected_digest")) return absl::OkStatus();
+  const std::string expected =
+      absl::AsciiStrToLower(confidential["expected_digest"].get<std::string>());
+  const std::string actual =
+      vm.digest().has_value() ? shim::DigestHex(*vm.digest()) : "none";
+  if (actual == expected) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("expected_digest: the launch digest is ", actual));
+}
+
+}  // namespace
+
+// The serial port's output on its way to a file; never makes a vCPU wait.
+class VmMachine::FileSink : public devices::SerialSink {
+ public:
+  FileSink(std::unique_ptr<OutputFile> file, const Json* limit)
+      : file_(std::move(file)) {
+    if (limit == nullptr) return;
+    devices::TokenBucketConfig config;
+    config.size = (*limit)["size"].get<uint64_t>();
+    config.refill_time =
+        std::chrono::milliseconds((*limit)["refill_time"].get<int64_t>());
+    config.one_time_burst = limit->value("one_time_burst", uint64_t{0});
+    if (config.size == 0 || config.refill_time.count() == 0) return;
+    base::MutexLock lock(&mutex_);
+    bucket_.emplace(config, std::chrono::steady_clock::now());
+  }
+
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    base::MutexLock lock(&mutex_);
+    if (bucket_.has_value()) {
+      const auto now = std::chrono::steady_clock::now();
+      if (bucket_->Wait(bytes.size(), now).count() > 0) {
+        dropped_ += bytes.size();
+        return bytes.size();
+      }
+      bucket_->Take(bytes.size(), now);
+    }
+    file_->Write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    return bytes.size();
+  }
+
+  uint64_t dropped() {
+    base::MutexLock lock(&mutex_);
+    return dropped_ + file_->dropped_bytes();
+  }
+
+ private:
+  const std::unique_ptr<OutputFile> file_;
+  base::Mutex mutex_;
+  std::optional<devices::TokenBucket> bucket_ ABSL_GUARDED_BY(mutex_);
+  uint64_t dropped_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+VmMachine::VmMachine(Options options) : options_(std::move(options)) {}
+
+VmMachine::~VmMachine() {
+  std::vector<std::unique_ptr<vmm::MicroVm>> vms;
+  {
+    base::MutexLock lock(&mutex_);
+    vms = std::move(owned_);
+  }
+  vms.clear();
+}
+
+void VmMachine::Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config) {
+  base::MutexLock lock(&mutex_);
+  vm_ = vm;
+  config_ = config;
+}
+
+absl::Status VmMachine::OpenSerial(const Json& config, vmm::VmHooks* hooks) {
+  if (!config.contains("serial") ||
+      !config["serial"].contains("serial_out_path")) {
+    return absl::OkStatus();
+  }
+  const Json& serial = config["serial"];
+  auto file = OutputFile::Open(serial["serial_out_path"].get<std::string>());
+  if (!file.ok()) {
+    return absl::Status(
+        file.status().code(),
+        absl::StrCat("serial_out_path: ", file.status().message()));
+  }
+  serial_ = std::make_unique<FileSink>(
+      *std::move(file),
+      serial.contains("rate_limiter") ? &serial["rate_limiter"] : nullptr);
+  hooks->console = serial_.get();
+  return absl::OkStatus();
+}
+
+absl::Status VmMachine::Start(const Json& config) {
+  ASSIGN_OR_RETURN(vmm::VmConfig vm_config,
+                   VmConfigFromJson(config, options_.id));
+  vmm::VmHooks hooks = options_.hooks;
+  RETURN_IF_ERROR(OpenSerial(config, &hooks));
+  ASSIGN_OR_RETURN(std::unique_ptr<vmm::MicroVm> vm,
+                   vmm::BuildVm(vm_config, hooks));
+  RETURN_IF_ERROR(CheckDigest(config["confidential"], *vm));
+  vmm::MicroVm* raw = vm.get();
+  {
+    // Before the start: the VM may end at once, and is asked about then.
+    base::MutexLock lock(&mutex_);
+    owned_.push_back(std::move(vm));
+    vm_ = raw;
+    config_ = std::move(vm_config);
+  }
+  absl::Status status = raw->Start();
+  if (!status.ok()) {
+    // Somebody may look at it still: it stays, without being shown.
+    base::MutexLock lock(&mutex_);
+    vm_ = nullptr;
+  }
+  return status;
+}
+
+absl::Status VmMachine::Pause() {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  machine->Pause();
+  return absl::OkStatus();
+}
+
+absl::Status VmMachine::Resume() {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  machine->Resume();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> VmMachine::Convert(
+    absl::Span<const GuestRange> ranges, memory::PageState to,
+    memory::HostConversionReason reason) {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  if (machine->broker() == nullptr) {
+    return absl::FailedPreconditionError("this guest has no private memory");
+  }
+  return machine->broker()->ConvertForHost(ranges, to, reason);
+}
+
+absl::Status VmMachine::Update(DeviceKind kind, absl::string_view id,
+                               const Json& /*change*/) {
+  constexpr const char* kKinds[] = {"drive", "network interface", "balloon",
+                                    "balloon"};
+  return absl::NotFoundError(absl::StrCat("there is no ",
+                                          kKinds[static_cast<size_t>(kind)],
+                                          id.empty() ? "" : " ", id));
+}
+
+absl::StatusOr<Json> VmMachine::BalloonStatistics() {
+  return absl::NotFoundError("there is no balloon");
+}
+
+absl::StatusOr<std::string> VmMachine::Measurement(const Json& config) {
+  if (!config.contains("boot-source")) {
+    return absl::FailedPreconditionError(
+        "there is nothing to boot: PUT /boot-source first");
+  }
+  ASSIGN_OR_RETURN(vmm::VmConfig vm_config,
+                   VmConfigFromJson(config, options_.id));
+  if (vm_config.confidential.backend == confidential::BackendChoice::kOff) {
+    return absl::FailedPreconditionError(
+        "backend: off; only confidential guests have a launch digest");
+  }
+  ASSIGN_OR_RETURN(vmm::LaunchPlan plan,
+                   vmm::PlanLaunch(vm_config, vmm::ConfidentialLaunch()));
+  ASSIGN_OR_RETURN(confidential::MeasurementReport report,
+                   confidential::Measure(*plan.shim));
+  return confidential::MeasurementJson(report);
+}
+
+absl::Status VmMachine::Press(Button button) {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  if (button == Button::kPower) {
+    if (machine->PressPowerButton()) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        "the guest does not listen to its power button");
+  }
+  if (machine->PressCtrlAltDel()) return absl::OkStatus();
+  return absl::FailedPreconditionError("the guest does not read its keyboard");
+}
+
+void VmMachine::Stop() {
+  vmm::MicroVm* machine = vm();
+  if (machine != nullptr) machine->Stop();
+}
+
+MachineStats VmMachine::Stats() {
+  MachineStats stats;
+  if (options_.hooks.boot_timer != nullptr) {
+    stats.boot = options_.hooks.boot_timer->Phases();
+  }
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return stats;
+  for (uint32_t cpu = 0; cpu < machine->cpus(); ++cpu) {
+    stats.vcpus.push_back(ExitsOf(cpu, machine->counters(cpu)));
+  }
+  const devices::Serial::Counters serial = machine->serial_counters();
+  stats.devices.push_back({"serial",
+                           {{"tx_bytes", serial.tx_bytes},
+                            {"rx_bytes", serial.rx_bytes},
+                            {"overruns", serial.overruns},
+                            {"tx_dropped", serial.tx_dropped},
+                            {"rate_limiter_dropped_bytes",
+                             serial_ == nullptr ? 0 : serial_->dropped()}}});
+  if (machine->broker() != nullptr) {
+    stats.conversions = machine->broker()->stats();
+  }
+  return stats;
+}
+
+const memory::PageStateMap* VmMachine::states() {
+  vmm::MicroVm* machine = vm();
+  return machine == nullptr ? nullptr : &machine->states();
+}
+
+std::string VmMachine::Backend() {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return "";
+  return std::string(confidential::BackendKindName(machine->backend()));
+}
+
+std::vector<AddressWindow> VmMachine::Windows() {
+  std::vector<AddressWindow> windows;
+  // What the kernel and KVM have in every VM (vmm/layout.h).
+  AddWindow("IOAPIC", 0xfec00000, 0x1000, &windows);
+  AddWindow("local APICs", 0xfee00000, 0x1000, &windows);
+  AddWindow("KVM's pages", vmm::kIdentityMapAddress, 0x4000, &windows);
+  base::MutexLock lock(&mutex_);
+  for (const GuestRange& range : config_.confidential.exchange_windows) {
+    windows.push_back({"exchange window", range});
+  }
+  return windows;
+}
+
+vmm::MicroVm* VmMachine::vm() {
+  base::MutexLock lock(&mutex_);
+  return vm_;
+}
+
+}  // namespace cloister::api

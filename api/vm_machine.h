@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_API_VM_MACHINE_H_
+#define CLOISTER_API_VM_MACHINE_H_
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cloister/api/machine.h"
+#include "cloister/api/output_file.h"
+#include "cloister/base/log.h"
+#include "cloister/base/mutex.h"
+#include "cloister/devices/rate_limiter.h"
+#include "cloister/devices/serial.h"
+#include "cloister/vmm/boot_timer.h"
+#include "cloister/vmm/config.h"
+#include "cloister/vmm/micro_vm.h"
+
+namespace cloister::api {
+
+// A vmm::MicroVm as the controller's machine. Thread-safe.
+class VmMachine : public Machine {
+ public:
+  struct Options {
+    std::string id;
+    // As vmm::BuildVm takes them; console is where the serial port's output
+    // goes unless PUT /serial names a file.
+    vmm::VmHooks hooks;
+  };
+  explicit VmMachine(Options options);
+  // Stops the VM.
+  ~VmMachine() override;
+
+  // Shows a VM that somebody else has built and will start, and that outlives
+  // this object.
+  void Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config);
+
+  absl::Status Start(const Json& config) override;
+  absl::Status Pause() override;
+  absl::Status Resume() override;
+  absl::StatusOr<uint64_t> Convert(
+      absl::Span<const memory::GuestRange> ranges, memory::PageState to,
+      memory::HostConversionReason reason) override;
+  absl::Status Update(DeviceKind kind, absl::string_view id,
+                      const Json& change) override;
+  absl::StatusOr<Json> BalloonStatistics() override;
+  absl::StatusOr<std::string> Measurement(const Json& config) override;
+  absl::Status Press(Button button) override;
+  void Stop() override;
+  MachineStats Stats() override;
+  const memory::PageStateMap* states() override;
+  std::string Backend() override;
+  std::vector<AddressWindow> Windows() override;
+
+  // The VM once it is started, else null; stays until this object goes.
+  vmm::MicroVm* vm();
+
+ private:
+  class FileSink;
+  absl::Status OpenSerial(const Json& config, vmm::VmHooks* hooks);
+
+  const Options options_;
+  std::unique_ptr<FileSink> serial_;  // before the VM that writes to it
+  base::Mutex mutex_;
+  std::vector<std::unique_ptr<vmm::MicroVm>> owned_ ABSL_GUARDED_BY(mutex_);
+  vmm::MicroVm* vm_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  vmm::VmConfig config_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace cloister::api
+
+#endif  // CLOISTER_API_VM_MACHINE_H_

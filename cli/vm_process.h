@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_CLI_VM_PROCESS_H_
+#define CLOISTER_CLI_VM_PROCESS_H_
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "cloister/cli/terminal.h"
+#include "cloister/devices/serial.h"
+#include "cloister/vmm/vm_end.h"
+
+namespace cloister::cli {
+
+// What the commands that run a VM have in common.
+
+// The guest's serial output, on its way to the terminal.
+class ConsoleSink : public devices::SerialSink {
+ public:
+  // Without a terminal, output is dropped. Set before the VM starts.
+  void set_terminal(Terminal* terminal) { terminal_ = terminal; }
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    return terminal_ == nullptr ? bytes.size() : terminal_->Write(bytes);
+  }
+
+ private:
+  Terminal* terminal_ = nullptr;
+};
+
+// Core files and other processes of the same user must not get at what the
+// monitor may see of a guest.
+absl::Status ForbidDumps();
+
+// The ExitCode for the end of a VM.
+int ExitCodeFor(vmm::VmEnd::Kind kind);
+
+}  // namespace cloister::cli
+
+#endif  // CLOISTER_CLI_VM_PROCESS_H_
