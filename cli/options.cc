@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/escaping.h"
@@ -12,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cloister/base/version.h"
+#include "cloister/cli/device_options.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/vmm/size.h"
 
@@ -86,6 +88,47 @@ absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
   return vmm::ParseSize(text);
 }
 
+// An option that may be given several times: each adds to a list.
+template <typename T, typename Parse>
+CLI::Option* AddList(CLI::App* app, const char* option, std::vector<T>* out,
+                     Parse parse, const char* help) {
+  auto add = [option, out, parse](const std::vector<std::string>& values) {
+    out->clear();
+    for (const std::string& value : values) {
+      auto parsed = parse(value);
+      if (!parsed.ok()) {
+        throw CLI::ValidationError(option,
+                                   std::string(parsed.status().message()));
+      }
+      out->push_back(*std::move(parsed));
+    }
+  };
+  return app->add_option_function<std::vector<std::string>>(option, add, help)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void AddDeviceOptions(CLI::App* app, vmm::DevicesConfig* devices) {
+  AddList(app, "--disk", &devices->disks, ParseDisk,
+          "A raw image as a virtio disk; ro, direct (O_DIRECT), serial=, id=, "
+          "bps= and iops= limits; may be given several times")
+      ->type_name("PATH[,...]");
+  AddList(app, "--net", &devices->nets, ParseNet,
+          "A virtio network interface on tap=NAME or fd=N of the host; mac=, "
+          "queues=, id=, bps= and pps= limits; may be given several times")
+      ->type_name("tap=NAME[,...]");
+  app->add_flag_function(
+      "--rng", [devices](int64_t) { devices->rng.emplace(); },
+      "A virtio entropy device");
+  app->add_option("--virtio-transport",
+                  Into("--virtio-transport", &devices->transport,
+                       [](const std::string& text) {
+                         return ParseVirtioTransport(text);
+                       }),
+                  "pci or mmio (default pci)")
+      ->type_name("KIND");
+}
+
 // The options that describe a VM; `measure` takes the same as `run`, so that
 // one command line gives one digest.
 void AddVmOptions(CLI::App* app, RunOptions* options) {
@@ -140,6 +183,7 @@ void AddVmOptions(CLI::App* app, RunOptions* options) {
                   "Conversions per second, on average, beyond which the guest "
                   "is delayed (default 0: no limit)")
       ->type_name("N");
+  AddDeviceOptions(app, &config.devices);
   app->add_option("--console",
                   Into("--console", &options->console, ParseConsole),
                   "stdio or none (default stdio)")
@@ -237,7 +281,12 @@ struct Parser {
     for (CLI::App* command : {run, measure, doctor, version}) {
       command->fallthrough();
       // A later option overrides an earlier one, so scripts can have defaults.
-      for (CLI::Option* option : command->get_options()) option->take_last();
+      for (CLI::Option* option : command->get_options()) {
+        if (option->get_multi_option_policy() !=
+            CLI::MultiOptionPolicy::TakeAll) {
+          option->take_last();
+        }
+      }
     }
   }
 

@@ -249,6 +249,20 @@ absl::Status VmBuilder::CreateDevices() {
     base::MutexLock lock(&vm_->parts_mutex_);
     vm_->platform_ = std::move(platform);
   }
+  VirtioDevices::Parts parts;
+  parts.vm = &kvm_vm();
+  parts.pio = &vm_->platform_->pio();
+  parts.mmio = &vm_->platform_->mmio();
+  parts.view = vm_->view_.get();
+  parts.log = hooks_.log;
+  parts.confidential = kind_ != BackendKind::kOff;
+  parts.on_thread_start = OnThreadStart(ThreadKind::kDevice);
+  ASSIGN_OR_RETURN(std::unique_ptr<VirtioDevices> virtio,
+                   VirtioDevices::Create(config_.devices, std::move(parts)));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->virtio_ = std::move(virtio);
+  }
   for (const ExtraDevice& extra : hooks_.extra_devices) {
     devices::Bus& bus = extra.space == devices::Bus::Space::kPio
                             ? vm_->platform_->pio()

@@ -83,6 +83,7 @@ absl::Status ValidateConfig(const VmConfig& config) {
   if (absl::Status s = ValidateMemory(config.memory); !s.ok()) return s;
   if (absl::Status s = ValidateCpus(config.cpus); !s.ok()) return s;
   if (absl::Status s = ValidateId(config.id); !s.ok()) return s;
+  if (absl::Status s = ValidateDevices(config.devices); !s.ok()) return s;
   return ValidateConfidential(config);
 }
 

@@ -11,6 +11,7 @@
 #include "cloister/memory/conversion_policy.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/guest_memory_mapping.h"
+#include "cloister/vmm/device_config.h"
 
 namespace cloister::vmm {
 
@@ -58,6 +59,7 @@ struct VmConfig {
   CpuConfig cpus;
   MemoryConfig memory;
   ConfidentialConfig confidential;
+  DevicesConfig devices;
   // Host file descriptor and path handling belongs to the caller; this is a
   // name for threads and messages.
   std::string id = "vm0";

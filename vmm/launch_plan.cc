@@ -150,6 +150,7 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
   load.command_line = CommandLine(config, io_apic);
   load.memory.ram = ram;
   load.acpi = MakeAcpiOptions(ApicIds(topology), io_apic);
+  RETURN_IF_ERROR(AddVirtio(config.devices, *load.acpi));
   ASSIGN_OR_RETURN(boot::LaunchImage image, boot::LoadLinux(load));
   std::vector<GuestRange> all_ram = ram;
   if (confidential.has_value()) {

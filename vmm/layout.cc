@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/layout.h"
 
+#include <array>
 #include <utility>
 
 #include "cloister/base/status_macros.h"
@@ -37,6 +38,39 @@ boot::AcpiOptions MakeAcpiOptions(std::vector<uint32_t> apic_ids,
   options.serial_ports.push_back(
       boot::AcpiSerialPort{.port = kCom1Port, .irq = kCom1Irq});
   return options;
+}
+
+VirtioPciPlace PlaceVirtioPci(int slot, bool io_apic) {
+  // The IOAPIC's upper pins, or those 8259 inputs that no ISA device has.
+  constexpr std::array<uint32_t, 8> kPins = {16, 17, 18, 19, 20, 21, 22, 23};
+  constexpr std::array<uint32_t, 5> kInputs = {10, 11, 5, 14, 15};
+  VirtioPciPlace place;
+  place.registers = static_cast<uint16_t>(kPciIoFirst + slot * 0x200);
+  place.notify = static_cast<uint16_t>(place.registers + 0x100);
+  place.msix = static_cast<uint32_t>(kPciMemory + slot * 0x1000);
+  place.gsi = io_apic ? kPins[(slot - 1) % kPins.size()]
+                      : kInputs[(slot - 1) % kInputs.size()];
+  return place;
+}
+
+absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
+  if (config.count() == 0) return absl::OkStatus();
+  const bool io_apic = acpi.io_apic.has_value();
+  boot::AcpiPciRoot root;
+  root.io_first = kPciIoFirst;
+  root.io_last = kPciIoLast;
+  if (io_apic) {
+    ASSIGN_OR_RETURN(GuestRange memory,
+                     GuestRange::CreatePageAligned(GuestAddress(kPciMemory),
+                                                   kPciMemorySize));
+    root.memory.push_back(memory);
+  }
+  for (uint8_t slot = 1; slot <= kMaxVirtioDevices; ++slot) {
+    root.interrupts.push_back(
+        {.device = slot, .pin = 0, .gsi = PlaceVirtioPci(slot, io_apic).gsi});
+  }
+  acpi.pci = std::move(root);
+  return absl::OkStatus();
 }
 
 }  // namespace cloister::vmm

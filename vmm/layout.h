@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cloister/boot/acpi.h"
 #include "cloister/memory/guest_address.h"
+#include "cloister/vmm/device_config.h"
 
 namespace cloister::vmm {
 
@@ -45,12 +47,31 @@ inline constexpr uint64_t kLowMemoryEnd = uint64_t{1} << 20;
 // The value that /init writes to kBootMarkerPort.
 inline constexpr uint8_t kInitReached = 123;
 
+// Virtio devices on PCI: two windows of ports each, a page for an MSI-X table,
+// a line that several may share.
+inline constexpr uint16_t kPciIoFirst = 0x1000;
+inline constexpr uint16_t kPciIoLast = 0xefff;
+inline constexpr uint64_t kPciMemory = 0xd0000000;
+inline constexpr uint64_t kPciMemorySize = uint64_t{16} << 20;
+struct VirtioPciPlace {
+  uint16_t registers = 0;
+  uint16_t notify = 0;
+  uint32_t msix = 0;
+  uint32_t gsi = 0;
+};
+// `slot` is 1 to 31.
+VirtioPciPlace PlaceVirtioPci(int slot, bool io_apic);
+
 // RAM ranges for `bytes` of memory: from 0 up to the hole, the rest from 4 GiB.
 absl::StatusOr<std::vector<memory::GuestRange>> RamRanges(uint64_t bytes);
 
 // The ACPI description of this machine. `io_apic`: with one, or the 8259 alone
 // (which needs no MMIO at all).
 boot::AcpiOptions MakeAcpiOptions(std::vector<uint32_t> apic_ids, bool io_apic);
+
+// Adds what announces `config` to the guest. With PCI that is the root, the
+// same for any number of devices.
+absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi);
 
 }  // namespace cloister::vmm
 

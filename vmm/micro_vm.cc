@@ -133,17 +133,20 @@ absl::Status MicroVm::TakeApart() {
   std::vector<std::shared_ptr<vcpu::Runner>> runners;
   std::unique_ptr<ExitRouter> router;
   std::unique_ptr<Platform> platform;
+  std::unique_ptr<VirtioDevices> virtio;
   for (const auto& runner : Runners()) runner->Wait();
   {
     base::MutexLock lock(&parts_mutex_);
     runners.swap(runners_);
     router = std::move(router_);
     platform = std::move(platform_);
+    virtio = std::move(virtio_);
   }
   // Devices go before the memory that they use, and without the lock.
   runners.clear();
   router.reset();
   platform.reset();
+  virtio.reset();
   // Waits for leases, and frees both sides of every page.
   if (broker_ != nullptr) RETURN_IF_ERROR(broker_->Reset());
   base::MutexLock lock(&parts_mutex_);

@@ -26,6 +26,7 @@
 #include "cloister/vmm/exit_router.h"
 #include "cloister/vmm/platform.h"
 #include "cloister/vmm/sandbox/thread_kind.h"
+#include "cloister/vmm/virtio_devices.h"
 #include "cloister/vmm/vm_end.h"
 
 namespace cloister::vmm {
@@ -162,6 +163,7 @@ class MicroVm {
   confidential::BackendVm backend_vm_;
   std::unique_ptr<memory::SharedView> view_;
   std::unique_ptr<memory::ConversionBroker> broker_;
+  std::unique_ptr<VirtioDevices> virtio_ ABSL_GUARDED_BY(parts_mutex_);
   std::unique_ptr<Platform> platform_;
   std::unique_ptr<ExitRouter> router_;
   std::vector<std::shared_ptr<vcpu::Runner>> runners_;

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/device_config.h"
+
+#include <set>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/devices/virtio/net_mac.h"
+
+namespace cloister::vmm {
+namespace {
+
+constexpr size_t kMaxIdLength = 32;
+constexpr size_t kMaxSerial = 20;
+constexpr uint32_t kMaxNetQueues = 16;
+// IFNAMSIZ, its zero byte included.
+constexpr size_t kMaxTapName = 15;
+
+absl::Status Bad(absl::string_view option, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(option, ": ", what));
+}
+
+absl::Status ValidateId(absl::string_view option, const std::string& id,
+                        std::set<std::string>& seen) {
+  bool good = !id.empty() && id.size() <= kMaxIdLength;
+  for (char c : id) {
+    good = good && (absl::ascii_isalnum(c) || c == '-' || c == '_');
+  }
+  if (!good) {
+    return Bad(option, absl::StrCat("id: 1 to ", kMaxIdLength,
+                                    " letters, digits, - and _, please"));
+  }
+  if (!seen.insert(id).second) {
+    return Bad(option, absl::StrCat("two devices with id ", id));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateDisk(const DiskConfig& disk) {
+  if (disk.path.empty()) return Bad("--disk", "a file is needed");
+  bool printable = disk.serial.size() <= kMaxSerial;
+  for (char c : disk.serial) printable = printable && absl::ascii_isprint(c);
+  if (!printable) {
+    return Bad("--disk", absl::StrCat("serial: at most ", kMaxSerial,
+                                      " printable characters, please"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateNet(const NetConfig& net) {
+  if (net.tap.empty() == (net.fd < 0)) {
+    return Bad("--net", "either tap= or fd= is needed");
+  }
+  if (net.tap.size() > kMaxTapName) {
+    return Bad("--net",
+               absl::StrCat("tap=", net.tap, ": interface names have at most ",
+                            kMaxTapName, " characters"));
+  }
+  if (net.queues == 0 || net.queues > kMaxNetQueues ||
+      (net.fd >= 0 && net.queues != 1)) {
+    return Bad("--net", absl::StrCat("queues=", net.queues, ": 1 to ",
+                                     kMaxNetQueues, ", and 1 with fd="));
+  }
+  if (net.mac.empty()) return absl::OkStatus();
+  absl::Status status = devices::virtio::NetMac::Parse(net.mac).status();
+  return status.ok() ? status : Bad("--net", status.message());
+}
+
+}  // namespace
+
+std::string DiskId(const DevicesConfig& devices, size_t index) {
+  const std::string& id = devices.disks[index].id;
+  return id.empty() ? absl::StrCat("disk", index) : id;
+}
+
+std::string NetId(const DevicesConfig& devices, size_t index) {
+  const std::string& id = devices.nets[index].id;
+  return id.empty() ? absl::StrCat("net", index) : id;
+}
+
+absl::Status ValidateDevices(const DevicesConfig& devices) {
+  if (devices.count() > kMaxVirtioDevices) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        devices.count(), " virtio devices are more than ", kMaxVirtioDevices));
+  }
+  std::set<std::string> ids;
+  for (size_t i = 0; i < devices.disks.size(); ++i) {
+    RETURN_IF_ERROR(ValidateDisk(devices.disks[i]));
+    RETURN_IF_ERROR(ValidateId("--disk", DiskId(devices, i), ids));
+  }
+  for (size_t i = 0; i < devices.nets.size(); ++i) {
+    RETURN_IF_ERROR(ValidateNet(devices.nets[i]));
+    RETURN_IF_ERROR(ValidateId("--net", NetId(devices, i), ids));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace cloister::vmm

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_VMM_DEVICE_CONFIG_H_
+#define CLOISTER_VMM_DEVICE_CONFIG_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "cloister/devices/rate_limiter.h"
+
+namespace cloister::vmm {
+
+// How virtio devices are attached.
+enum class VirtioTransport {
+  kPci,   // registers in I/O ports: works for every guest
+  kMmio,  // where accesses to MMIO can be emulated
+};
+
+// A raw image, in a file or on a block device.
+struct DiskConfig {
+  std::string path;
+  bool read_only = false;
+  bool direct = false;  // O_DIRECT
+  std::string serial;   // what the guest sees; empty: the id
+  // Names the disk in messages and in the API; empty: disk0, disk1, ...
+  std::string id;
+  devices::RateLimiterConfig limit;
+};
+
+// A network interface on a tap of the host: by name, or by a descriptor that
+// the caller opened and keeps.
+struct NetConfig {
+  std::string tap;
+  int fd = -1;
+  std::string mac;  // empty: a random one
+  uint32_t queues = 1;
+  std::string id;  // empty: net0, net1, ...
+  devices::RateLimiterConfig rx_limit;
+  devices::RateLimiterConfig tx_limit;
+};
+
+// Entropy from the host.
+struct RngConfig {
+  devices::RateLimiterConfig limit;
+};
+
+// Every virtio device of a VM. A device has the same place in each VM with the
+// same configuration: disks first, then interfaces, then the rest.
+struct DevicesConfig {
+  VirtioTransport transport = VirtioTransport::kPci;
+  std::vector<DiskConfig> disks;
+  std::vector<NetConfig> nets;
+  std::optional<RngConfig> rng;
+
+  size_t count() const {
+    return disks.size() + nets.size() + (rng.has_value() ? 1 : 0);
+  }
+};
+
+// PCI slots 1 to 31, or as many register windows.
+inline constexpr size_t kMaxVirtioDevices = 31;
+
+// The names that devices go by, defaults filled in.
+std::string DiskId(const DevicesConfig& devices, size_t index);
+std::string NetId(const DevicesConfig& devices, size_t index);
+
+// Checks what can be checked without the host. InvalidArgument, naming the
+// option as the command line spells it.
+absl::Status ValidateDevices(const DevicesConfig& devices);
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_DEVICE_CONFIG_H_

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/virtio_devices.h"
+
+#include <utility>
+
+#include "cloister/base/status_macros.h"
+#include "cloister/vmm/layout.h"
+#include "cloister/vmm/virtio_factory.h"
+
+namespace cloister::vmm {
+
+using devices::PciRoot;
+using devices::virtio::DeviceState;
+using devices::virtio::PciTransport;
+using devices::virtio::VirtioDevice;
+
+VirtioDevices::VirtioDevices(Parts parts)
+    : parts_(std::move(parts)), notify_(*parts_.vm), msi_(*parts_.vm) {}
+
+absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
+    const DevicesConfig& config, Parts parts) {
+  VirtioFactoryOptions options;
+  options.on_thread_start = parts.on_thread_start;
+  options.log = parts.log;
+  ASSIGN_OR_RETURN(auto devices, CreateVirtioDevices(config, options));
+  std::unique_ptr<VirtioDevices> virtio(new VirtioDevices(std::move(parts)));
+  if (devices.empty()) return virtio;
+  RETURN_IF_ERROR(virtio->AddToPci(std::move(devices)));
+  return virtio;
+}
+
+absl::Status VirtioDevices::AddToPci(
+    std::vector<std::unique_ptr<VirtioDevice>> devices) {
+  auto root = std::make_shared<PciRoot>();
+  DeviceState::Options options;
+  options.require_access_platform = parts_.confidential;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const int slot = static_cast<int>(i) + 1;
+    const VirtioPciPlace place = PlaceVirtioPci(slot, !parts_.confidential);
+    PciTransport::Parts parts;
+    parts.pio = parts_.pio;
+    parts.view = parts_.view;
+    parts.irq = &Line(place.gsi);
+    parts.notify = &notify_;
+    // The table is in memory: only where KVM can read the instructions.
+    if (!parts_.confidential) {
+      parts.msi = &msi_;
+      parts.mmio = parts_.mmio;
+    }
+    parts.log = parts_.log;
+    PciTransport::Placement placement;
+    placement.registers = place.registers;
+    placement.notify = place.notify;
+    placement.msix = place.msix;
+    placement.irq_line = static_cast<uint8_t>(place.gsi);
+    ASSIGN_OR_RETURN(
+        std::shared_ptr<PciTransport> transport,
+        PciTransport::Create(std::move(devices[i]), parts, placement, options));
+    RETURN_IF_ERROR(root->Add(slot, transport));
+    pci_.push_back(std::move(transport));
+  }
+  return parts_.pio->Insert(PciRoot::kPort, PciRoot::kPortCount, root);
+}
+
+devices::IrqLine& VirtioDevices::Line(uint32_t gsi) {
+  auto [wire, added] = wires_.try_emplace(gsi, *parts_.vm, gsi);
+  return wire->second.shared.Add();
+}
+
+std::vector<VirtioDevices::DeviceCounters> VirtioDevices::counters() const {
+  std::vector<DeviceCounters> all;
+  for (const std::shared_ptr<PciTransport>& transport : pci_) {
+    all.push_back(
+        {std::string(transport->device().name()), transport->counters()});
+  }
+  return all;
+}
+
+}  // namespace cloister::vmm

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_VMM_VIRTIO_DEVICES_H_
+#define CLOISTER_VMM_VIRTIO_DEVICES_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "cloister/base/log.h"
+#include "cloister/devices/bus.h"
+#include "cloister/devices/pci_root.h"
+#include "cloister/devices/virtio/device_state.h"
+#include "cloister/devices/virtio/pci_transport.h"
+#include "cloister/kvm/vm.h"
+#include "cloister/memory/shared_view.h"
+#include "cloister/vmm/device_config.h"
+#include "cloister/vmm/kvm_irq_line.h"
+#include "cloister/vmm/kvm_virtio.h"
+#include "cloister/vmm/shared_irq_line.h"
+
+namespace cloister::vmm {
+
+// The virtio devices of a VM on their buses, with what connects them to KVM.
+// Where they are and what interrupts them is vmm/layout's to say, as for the
+// tables that the guest reads.
+class VirtioDevices {
+ public:
+  // All outlive this, but for the buses, which may go first: they keep their
+  // devices alive for as long as a vCPU is in one.
+  struct Parts {
+    const kvm::Vm* vm = nullptr;
+    devices::Bus* pio = nullptr;
+    devices::Bus* mmio = nullptr;
+    memory::SharedView* view = nullptr;
+    base::Logger* log = &base::Logger::Null();
+    bool confidential = false;
+    std::function<void()> on_thread_start;
+  };
+
+  // Errors of CreateVirtioDevices. Without devices there is nothing on any bus.
+  static absl::StatusOr<std::unique_ptr<VirtioDevices>> Create(
+      const DevicesConfig& config, Parts parts);
+  VirtioDevices(const VirtioDevices&) = delete;
+  VirtioDevices& operator=(const VirtioDevices&) = delete;
+
+  struct DeviceCounters {
+    std::string name;
+    devices::virtio::DeviceState::Counters counters;
+  };
+  // Any thread.
+  std::vector<DeviceCounters> counters() const;
+
+ private:
+  explicit VirtioDevices(Parts parts);
+
+  absl::Status AddToPci(
+      std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices);
+  // One more end of the line to `gsi`.
+  devices::IrqLine& Line(uint32_t gsi);
+
+  struct Wire {
+    Wire(const kvm::Vm& vm, uint32_t gsi)
+        : line(vm, kvm::Gsi(gsi)), shared(line) {}
+    KvmIrqLine line;
+    SharedIrqLine shared;
+  };
+
+  const Parts parts_;
+  KvmNotifyBinder notify_;
+  KvmMsiSink msi_;
+  std::map<uint32_t, Wire> wires_;  // by GSI
+  std::vector<std::shared_ptr<devices::virtio::PciTransport>> pci_;
+};
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_VIRTIO_DEVICES_H_

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/vmm/virtio_factory.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
+#include "cloister/base/unique_fd.h"
+#include "cloister/devices/virtio/blk.h"
+#include "cloister/devices/virtio/net.h"
+#include "cloister/devices/virtio/net_mac.h"
+#include "cloister/devices/virtio/rng.h"
+#include "cloister/devices/virtio/tap.h"
+#include "cloister/devices/virtio/worker.h"
+
+namespace cloister::vmm {
+
+using devices::virtio::Blk;
+using devices::virtio::Net;
+using devices::virtio::NetMac;
+using devices::virtio::NetPort;
+using devices::virtio::Rng;
+using devices::virtio::Tap;
+using devices::virtio::VirtioDevice;
+using devices::virtio::Worker;
+
+namespace {
+
+using Devices = std::vector<std::unique_ptr<VirtioDevice>>;
+
+template <typename T>
+absl::StatusOr<T> Named(absl::string_view option, absl::StatusOr<T> result) {
+  if (result.ok()) return result;
+  return absl::Status(result.status().code(),
+                      absl::StrCat(option, ": ", result.status().message()));
+}
+
+absl::StatusOr<std::unique_ptr<Blk>> CreateDisk(
+    const DevicesConfig& config, size_t index,
+    const VirtioFactoryOptions& factory) {
+  const DiskConfig& disk = config.disks[index];
+  Blk::Options options;
+  options.name = DiskId(config, index);
+  options.file.path = disk.path;
+  options.file.read_only = disk.read_only;
+  options.file.direct = disk.direct;
+  options.serial =
+      disk.serial.empty() ? options.name.substr(0, 20) : disk.serial;
+  options.limit = disk.limit;
+  options.logger = factory.log;
+  ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
+                   Worker::Create(options.name, factory.on_thread_start));
+  return Blk::Create(std::move(options), std::move(worker));
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<NetPort>>> OpenPorts(
+    const NetConfig& net) {
+  std::vector<std::unique_ptr<NetPort>> ports;
+  if (net.fd >= 0) {
+    // A copy: the caller's stays for the next launch.
+    base::UniqueFd fd(fcntl(net.fd, F_DUPFD_CLOEXEC, 0));
+    if (!fd.valid()) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("fd=", net.fd));
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<Tap> tap, Tap::FromFd(std::move(fd)));
+    ports.push_back(std::move(tap));
+    return ports;
+  }
+  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Tap>> taps,
+                   Tap::Open(net.tap, static_cast<int>(net.queues)));
+  for (std::unique_ptr<Tap>& tap : taps) ports.push_back(std::move(tap));
+  return ports;
+}
+
+absl::StatusOr<std::unique_ptr<Net>> CreateNet(
+    const DevicesConfig& config, size_t index,
+    const VirtioFactoryOptions& factory) {
+  const NetConfig& net = config.nets[index];
+  ASSIGN_OR_RETURN(NetMac mac,
+                   net.mac.empty() ? NetMac::Random() : NetMac::Parse(net.mac));
+  ASSIGN_OR_RETURN(auto ports, OpenPorts(net));
+  Net::Options options{.name = NetId(config, index),
+                       .mac = mac,
+                       .rx_limit = net.rx_limit,
+                       .tx_limit = net.tx_limit};
+  ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
+                   Worker::Create(options.name, factory.on_thread_start));
+  return Net::Create(std::move(options), std::move(ports), std::move(worker));
+}
+
+absl::StatusOr<std::unique_ptr<Rng>> CreateRng(
+    const RngConfig& config, const VirtioFactoryOptions& factory) {
+  Rng::Options options;
+  options.limit = config.limit;
+  ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
+                   Worker::Create(options.name, factory.on_thread_start));
+  return Rng::Create(std::move(options), std::move(worker));
+}
+
+}  // namespace
+
+absl::StatusOr<Devices> CreateVirtioDevices(
+    const DevicesConfig& config, const VirtioFactoryOptions& options) {
+  Devices devices;
+  for (size_t i = 0; i < config.disks.size(); ++i) {
+    ASSIGN_OR_RETURN(auto disk,
+                     Named("--disk", CreateDisk(config, i, options)));
+    devices.push_back(std::move(disk));
+  }
+  for (size_t i = 0; i < config.nets.size(); ++i) {
+    ASSIGN_OR_RETURN(auto net, Named("--net", CreateNet(config, i, options)));
+    devices.push_back(std::move(net));
+  }
+  if (config.rng.has_value()) {
+    ASSIGN_OR_RETURN(auto rng, Named("--rng", CreateRng(*config.rng, options)));
+    devices.push_back(std::move(rng));
+  }
+  return devices;
+}
+
+}  // namespace cloister::vmm

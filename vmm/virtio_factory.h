@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLOISTER_VMM_VIRTIO_FACTORY_H_
+#define CLOISTER_VMM_VIRTIO_FACTORY_H_
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "cloister/base/log.h"
+#include "cloister/devices/virtio/device.h"
+#include "cloister/vmm/device_config.h"
+
+namespace cloister::vmm {
+
+struct VirtioFactoryOptions {
+  // Runs first on each device's thread (a seccomp filter).
+  std::function<void()> on_thread_start;
+  base::Logger* log = &base::Logger::Null();
+};
+
+// The virtio devices of `config`, in the order of their places. Opens files,
+// taps and sockets. Errors are one line that names the option and its value.
+absl::StatusOr<std::vector<std::unique_ptr<devices::virtio::VirtioDevice>>>
+CreateVirtioDevices(const DevicesConfig& config,
+                    const VirtioFactoryOptions& options);
+
+}  // namespace cloister::vmm
+
+#endif  // CLOISTER_VMM_VIRTIO_FACTORY_H_
