@@ -2,7 +2,6 @@
 #include "cloister/cli/options.h"
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -202,8 +201,9 @@ void AddSandboxOptions(CLI::App* app, SandboxOptions* options) {
   app->add_option("--group", options->group,
                   "Group to become (default: the user's)")
       ->type_name("GROUP");
-  app->add_flag("!--no-seccomp", options->seccomp,
-                "Do not filter system calls");
+  app->add_flag_callback(
+      "--no-seccomp", [options] { options->seccomp = false; },
+      "Do not filter system calls");
 }
 
 OptionHelp Describe(const CLI::Option& option) {
@@ -213,12 +213,6 @@ OptionHelp Describe(const CLI::Option& option) {
   }
   for (const std::string& name : option.get_lnames()) {
     help.names.push_back("--" + name);
-  }
-  for (const std::string& name : option.get_fnames()) {
-    if (std::find(help.names.begin(), help.names.end(), "--" + name) ==
-        help.names.end()) {
-      help.names.push_back("--" + name);
-    }
   }
   if (option.get_items_expected_max() > 0) help.value = option.get_type_name();
   help.text = option.get_description();
