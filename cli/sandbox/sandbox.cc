@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <ctime>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -54,6 +55,9 @@ absl::StatusOr<std::unique_ptr<Sandbox>> Sandbox::Create(
     return sandbox;
   }
   RETURN_IF_ERROR(InstallRefusalHandler());
+  // The C library opens /etc/localtime when a thread, any of them, first asks
+  // for a date (the guest's clock).
+  ::tzset();
   vmm::SeccompFacts facts;
   facts.process = ::getpid();
   facts.uid = identity.uid;

@@ -90,6 +90,8 @@ TEST_F(SandboxTest, WhatIsAllowedIsNotRefused) {
   for (const char* kind : kKinds) {
     Result result = Child(absl::StrCat(kind, " nothing"));
     EXPECT_EQ(result.exit_code, 0) << kind << result.output;
+    result = Child(absl::StrCat(kind, " date"));
+    EXPECT_EQ(result.exit_code, 0) << kind << result.output;
   }
   EXPECT_EQ(Child("main openat").exit_code, 0);
   EXPECT_EQ(Child("vcpu openat").exit_code, kExitSeccomp);

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -44,6 +46,12 @@ void PrintIdentities() {
 const std::map<std::string, std::function<void()>>& Actions() {
   static const std::map<std::string, std::function<void()>> actions = {
       {"nothing", [] {}},
+      {"date",
+       [] {
+         const time_t now = 0;
+         tm date;
+         if (::gmtime_r(&now, &date) == nullptr) std::abort();
+       }},
       {"execve", [] { ::execl("/bin/true", "true", nullptr); }},
       {"openat", [] { ::open("/etc/passwd", O_RDONLY); }},
       {"socket", [] { ::socket(AF_NETLINK, SOCK_RAW, 0); }},
