@@ -28,7 +28,7 @@ spdx() {
 # clang's thread-safety analysis as errors, and layering_check: a file includes
 # only headers of libraries its target names.
 clang_build() {
-  bazel build --config=clang --features=layering_check --noshow_progress //... 2>&1 |
+  bazel build --config=clang --features=layering_check --keep_going --noshow_progress //... 2>&1 |
     grep -E 'error|warning:|note:|ERROR|FAILED' | head -60
   return "${PIPESTATUS[0]}"
 }
