@@ -8,6 +8,7 @@
 #   cloister.test=panic     crash the kernel
 #   cloister.test=hold      wait for the power button
 #   cloister.run="COMMAND"  run it, say how it ended, power off
+#   cloister.root=DEVICE    mount it, an ext4 file system, and become its /sbin/init
 # and without any of them a shell; leaving it powers off. The power button does so at any time.
 
 PATH=/bin
@@ -76,6 +77,18 @@ echo_lines() {
     echo "echo: $line"
   done
 }
+
+# Leaves the initramfs for a disk, as a distribution's does.
+enter_root() {
+  busybox mount -t ext4 "$1" /mnt || return
+  for folder in dev proc sys; do
+    busybox mount -o move "/$folder" "/mnt/$folder"
+  done
+  exec busybox switch_root /mnt /sbin/init
+}
+
+root=$(option cloister.root)
+[ -n "$root" ] && enter_root "$root"
 
 test=$(option cloister.test)
 command=$(option cloister.run)
