@@ -51,6 +51,7 @@ absl::StatusOr<std::unique_ptr<Blk>> CreateDisk(
   options.serial =
       disk.serial.empty() ? options.name.substr(0, 20) : disk.serial;
   options.limit = disk.limit;
+  options.engine.on_thread_start = factory.on_thread_start;
   options.logger = factory.log;
   ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
                    Worker::Create(options.name, factory.on_thread_start));
