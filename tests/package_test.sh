@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs the Debian package into a root directory of the test's own, with this
+# machine's list of packages for the dependencies, runs what it installed, and
+# removes it again.
+set -euo pipefail
+
+readonly DEB=$1 MODULE=$2
+readonly ROOT=$TEST_TMPDIR/root
+failures=0
+
+check() { # NAME COMMAND...: runs it; says what it printed if it fails
+  local name=$1
+  shift
+  if "$@" >"$TEST_TMPDIR/log" 2>&1; then
+    echo "ok: $name"
+  else
+    echo "FAILED: $name: $*"
+    cat "$TEST_TMPDIR/log"
+    failures=$((failures + 1))
+  fi
+}
+skip() { echo "SKIPPED: $*"; }
+has() { grep -qF -- "$2" <<<"$1" || { echo "no \"$2\" in: $1"; return 1; }; }
+lacks() { [ ! -e "$1" ] || { echo "$1 is still there"; return 1; }; }
+dpkg_() { dpkg --root="$ROOT" --log=/dev/null "$@"; }
+
+# --- what is in it ---
+version=$(dpkg-deb -f "$DEB" Version)
+upstream=${version%-*}
+contents=$(dpkg-deb -c "$DEB")
+for file in ./usr/bin/cloister ./usr/share/man/man1/cloister.1.gz \
+  ./usr/share/bash-completion/completions/cloister \
+  ./usr/lib/systemd/system/cloister@.service ./usr/share/doc/cloister/copyright \
+  ./usr/share/doc/cloister/changelog.gz ./usr/share/doc/cloister/changelog.Debian.gz \
+  ./usr/share/doc/cloister/docs/sandbox.md; do
+  check "has $file" has "$contents" "$file"
+done
+check "everything is root's" bash -c "! dpkg-deb -c '$DEB' | grep -v ' root/root '"
+check "depends on the C library" has "$(dpkg-deb -f "$DEB" Depends)" "libc6 (>= "
+check "MODULE.bazel has the same version" has "$(cat "$MODULE")" "version = \"$upstream\""
+if command -v lintian >/dev/null; then
+  check "lintian is content" lintian --fail-on error,warning --no-tag-display-limit "$DEB"
+else
+  skip "lintian is not installed"
+fi
+
+# --- installing ---
+if [ "$(id -u)" -ne 0 ]; then
+  skip "only root can install a package"
+  exit $((failures > 0))
+fi
+mkdir -p "$ROOT/var/lib/dpkg/"{info,updates,triggers} "$ROOT/usr/bin"
+cp /var/lib/dpkg/status "$ROOT/var/lib/dpkg/status"
+cp /var/lib/dpkg/info/*.list "$ROOT/var/lib/dpkg/info/"
+find "$ROOT/usr" | sort >"$TEST_TMPDIR/before"
+check "installs" dpkg_ -i "$DEB"
+check "dpkg says so" has "$(dpkg_ -s cloister)" "Status: install ok installed"
+check "files are as packaged" bash -c "cd '$ROOT' && md5sum --quiet -c var/lib/dpkg/info/cloister.md5sums"
+
+# --- running what was installed ---
+readonly PROGRAM=$ROOT/usr/bin/cloister
+check "--version" has "$("$PROGRAM" --version)" "cloister $upstream"
+report=$("$PROGRAM" doctor --json) && code=0 || code=$?
+check "doctor reports" has "$report" '"kvm"'
+check "doctor's exit code is 0 or 1, not $code" test "$code" -le 1
+page=$(zcat "$ROOT/usr/share/man/man1/cloister.1.gz")
+check "the manual names the version" has "$page" "cloister $upstream"
+if command -v man >/dev/null; then
+  rendered=$(MANWIDTH=100 man -l "$ROOT/usr/share/man/man1/cloister.1.gz" 2>&1 | col -b)
+  check "man shows it" has "$rendered" "EXIT STATUS"
+else
+  skip "man is not installed"
+fi
+completion=$ROOT/usr/share/bash-completion/completions/cloister
+offered=$(bash -c "source '$completion'; COMP_WORDS=(cloister do); COMP_CWORD=1; _cloister; echo \"\${COMPREPLY[*]}\"")
+check "completion offers doctor" has "$offered" "doctor"
+
+# --- the unit ---
+readonly UNIT=$ROOT/usr/lib/systemd/system/cloister@.service
+mapfile -t used < <(sed -n 's/^ExecStart=//p' "$UNIT" | grep -o -- '--[a-z-]*')
+help=$("$PROGRAM" run --help)
+for option in "${used[@]}"; do
+  check "the unit's $option exists" has "$help" "$option"
+done
+if command -v systemd-analyze >/dev/null; then
+  # Its own idea of the program's path, so that it can be looked for.
+  sed "s,/usr/bin/cloister,$PROGRAM," "$UNIT" >"$TEST_TMPDIR/cloister@.service"
+  complaints=$(systemd-analyze verify --man=no "$TEST_TMPDIR/cloister@.service" 2>&1 | grep -F cloister@ || true)
+  check "systemd accepts the unit: $complaints" test -z "$complaints"
+  check "systemd finds it hardened" \
+    systemd-analyze security --offline=true --threshold=20 --no-pager "$TEST_TMPDIR/cloister@.service"
+else
+  skip "systemd-analyze is not installed"
+fi
+
+# --- removing ---
+check "removes" dpkg_ -r cloister
+check "purges" dpkg_ -P cloister
+lacks "$PROGRAM" || failures=$((failures + 1))
+find "$ROOT/usr" | sort >"$TEST_TMPDIR/after"
+check "nothing is left" diff "$TEST_TMPDIR/before" "$TEST_TMPDIR/after"
+
+echo "package test: $failures failures"
+exit $((failures > 0))
