@@ -77,6 +77,7 @@ void AddMemory(Table& table) {
                 why);
   table.Allow(kAll, "returns memory, the guest's converted pages included",
               {"madvise"});
+  table.Allow(kApi, "counts the pages that are backed", {"mincore"});
   table.Allow(kVcpu | kDevice | kConversion,
               "frees pages on the side that lost them; discards on disks",
               {"fallocate"});
