@@ -11,6 +11,7 @@
 namespace cloister::devices::virtio {
 
 using memory::GuestAddress;
+using memory::GuestRange;
 using memory::Lease;
 
 Descriptor Descriptor::FromSplit(const uint8_t* bytes) {
@@ -52,6 +53,7 @@ absl::Status ChainBuilder::AddBuffer(const Descriptor& descriptor,
                           absl::StrCat(total, " and ", descriptor.length,
                                        " more bytes in one chain"));
   }
+  if (writable && !leasing_) return AddUnleased(descriptor, chain);
   absl::StatusOr<Lease> lease =
       view_.Acquire(GuestAddress(descriptor.address), descriptor.length);
   if (!lease.ok()) {
@@ -65,6 +67,19 @@ absl::Status ChainBuilder::AddBuffer(const Descriptor& descriptor,
     chain.readable_.push_back(*std::move(lease));
     chain.readable_size_ += descriptor.length;
   }
+  return absl::OkStatus();
+}
+
+absl::Status ChainBuilder::AddUnleased(const Descriptor& descriptor,
+                                       Chain& chain) {
+  absl::StatusOr<GuestRange> range =
+      GuestRange::Create(GuestAddress(descriptor.address), descriptor.length);
+  if (!range.ok()) {
+    return MakeQueueError(QueueError::kBufferNotShared,
+                          range.status().message());
+  }
+  chain.unleased_.push_back(*range);
+  chain.writable_size_ += descriptor.length;
   return absl::OkStatus();
 }
 

@@ -42,6 +42,9 @@ class ChainBuilder {
 
   static Chain Start() { return Chain(); }
 
+  // Whether writable buffers are leased, as they are at first.
+  void set_leasing(bool leasing) { leasing_ = leasing; }
+
   // Adds what a descriptor of the ring stands for: a buffer or a whole table.
   absl::Status Add(const Descriptor& descriptor, Chain& chain);
 
@@ -53,6 +56,7 @@ class ChainBuilder {
 
  private:
   absl::Status AddBuffer(const Descriptor& descriptor, Chain& chain);
+  absl::Status AddUnleased(const Descriptor& descriptor, Chain& chain);
   absl::Status AddTable(const Descriptor& descriptor, Chain& chain);
   absl::StatusOr<uint32_t> CopyTable(const Descriptor& descriptor);
   absl::Status AddSplitTable(uint32_t count, Chain& chain);
@@ -61,6 +65,7 @@ class ChainBuilder {
   memory::SharedView& view_;
   const bool packed_;
   const bool indirect_;
+  bool leasing_ = true;
   std::vector<uint8_t> table_;
 };
 

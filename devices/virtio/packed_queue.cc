@@ -78,6 +78,13 @@ absl::StatusOr<std::optional<Chain>> PackedQueue::Pop() {
   return std::optional<Chain>(std::move(chain));
 }
 
+absl::StatusOr<std::optional<Chain>> PackedQueue::PopUnleased() {
+  builder_.set_leasing(false);
+  absl::StatusOr<std::optional<Chain>> chain = Pop();
+  builder_.set_leasing(true);
+  return chain;
+}
+
 void PackedQueue::Unpop(Chain chain) {
   unpopped_ = chain.descriptors_;
   { Chain dropped = std::move(chain); }

@@ -24,6 +24,7 @@ class PackedQueue : public Queue {
       const QueueConfig& config, memory::SharedView& view);
 
   absl::StatusOr<std::optional<Chain>> Pop() override;
+  absl::StatusOr<std::optional<Chain>> PopUnleased() override;
   void Unpop(Chain chain) override;
   absl::Status Push(Chain chain, uint32_t written) override;
   absl::StatusOr<bool> NeedsInterrupt() override;

@@ -37,6 +37,9 @@ absl::Status ForEachPart(Leases& leases, uint64_t total, uint64_t offset,
     done += count;
     offset = 0;
   }
+  if (done < size) {
+    return absl::OutOfRangeError("bytes of buffers that are not leased");
+  }
   return absl::OkStatus();
 }
 

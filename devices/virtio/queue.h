@@ -55,6 +55,10 @@ class Chain {
   absl::StatusOr<std::vector<struct iovec>> WritableIovecs(uint64_t offset,
                                                            uint64_t size);
 
+  // Of PopUnleased: where the writable buffers are. Nothing is known about such
+  // memory, not even that it exists.
+  absl::Span<const memory::GuestRange> unleased() const { return unleased_; }
+
  private:
   friend class SplitQueue;
   friend class PackedQueue;
@@ -68,6 +72,7 @@ class Chain {
   // Most requests have a header, some data and a status.
   absl::InlinedVector<memory::Lease, 2> readable_;
   absl::InlinedVector<memory::Lease, 2> writable_;
+  std::vector<memory::GuestRange> unleased_;
 };
 
 // The device's side of one virtqueue. Everything in guest memory is hostile:
@@ -97,6 +102,10 @@ class Queue {
 
   // The next request; nullopt when the driver has offered no more.
   virtual absl::StatusOr<std::optional<Chain>> Pop() = 0;
+
+  // As Pop, for queues whose writable buffers stand for memory that the device
+  // does not touch (free page reporting): no lease, and no bytes to write.
+  virtual absl::StatusOr<std::optional<Chain>> PopUnleased() = 0;
 
   // Puts the chain popped last back to the front, for a device that cannot take
   // it now (an empty rate limiter). At most one chain. Drops its leases: the

@@ -152,6 +152,34 @@ TEST_P(QueueTest, AnUnpoppedRequestIsNeitherLeasedNorNews) {
   EXPECT_EQ(Pop().readable_size(), 6u);
 }
 
+TEST_P(QueueTest, PopsBuffersThatAreOnlyNames) {
+  const GuestAddress hidden = ram_.AllocPages(2);
+  ram_.SetState(hidden, 2 * kPageSize, PageState::kPrivate);
+  const uint32_t length = static_cast<uint32_t>(2 * kPageSize);
+  Offer({{hidden, length, true}, {GuestAddress(0), 8, true}});
+  ASSERT_OK_AND_ASSIGN(std::optional<Chain> chain, queue_->PopUnleased());
+  ASSERT_TRUE(chain.has_value());
+  ASSERT_EQ(chain->unleased().size(), 2u);
+  EXPECT_EQ(chain->unleased()[0].start(), hidden);
+  EXPECT_EQ(chain->unleased()[0].size(), length);
+  EXPECT_EQ(chain->unleased()[1].size(), 8u);
+  const uint8_t byte = 1;
+  EXPECT_FALSE(chain->Write(0, {&byte, 1}).ok());
+  EXPECT_FALSE(chain->WritableIovecs(0, 1).ok());
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  ASSERT_OK(queue_->Push(*std::move(chain), 0));
+  EXPECT_TRUE(driver_->PopUsed().has_value());
+  // Only for that one.
+  Offer({{hidden, length, true}});
+  ExpectPopFails(QueueError::kBufferNotShared);
+}
+
+TEST_P(QueueTest, ANameThatWrapsIsNone) {
+  Offer({{GuestAddress(~uint64_t{0} - 4), 8, true}});
+  EXPECT_THAT(QueueErrorOf(queue_->PopUnleased().status()),
+              Optional(Eq(QueueError::kBufferNotShared)));
+}
+
 TEST_P(QueueTest, ChecksAnUnpoppedRequestAnew) {
   const Buffer buffer = {ram_.AllocPages(1), 100, false};
   Offer({buffer});

@@ -70,6 +70,13 @@ absl::StatusOr<std::optional<Chain>> SplitQueue::Pop() {
   return std::optional<Chain>(std::move(chain));
 }
 
+absl::StatusOr<std::optional<Chain>> SplitQueue::PopUnleased() {
+  builder_.set_leasing(false);
+  absl::StatusOr<std::optional<Chain>> chain = Pop();
+  builder_.set_leasing(true);
+  return chain;
+}
+
 void SplitQueue::Unpop(Chain chain) {
   { Chain dropped = std::move(chain); }
   --next_avail_;
