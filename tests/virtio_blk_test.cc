@@ -221,7 +221,7 @@ TEST_P(BackendTest, AGuestSeesWhatItsDisksAre) {
   EXPECT_THAT(output, HasSubstr("ro 0 1\n"));
   EXPECT_THAT(output, HasSubstr("cache write back\n"));
   EXPECT_THAT(output, HasSubstr("blk_guest: discarded\n"));
-  EXPECT_THAT(output, HasSubstr("/dev/vdb: EPERM\n"));
+  EXPECT_THAT(output, HasSubstr("write: EPERM\n"));
 }
 
 // The second half of the disk is broken.
