@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What real VMs may do on this machine's /dev/kvm: filters on every thread of
+// the program, its user, and what becomes of it when a thread breaks the rules.
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/boot/fake_kernel.h"
+#include "cloister/cli/exit_code.h"
+#include "cloister/cli/pty_session.h"
+#include "cloister/tests/echo_kernel.h"
+#include "cloister/tests/guest_process.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::tests {
+namespace {
+
+using ::cloister::base::IsOkAndHolds;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kBanner[] = "the guest runs";
+
+// The fields of /proc/PID/task/TID/status, by the thread's name.
+std::map<std::string, std::map<std::string, std::string>> Threads(pid_t pid) {
+  std::map<std::string, std::map<std::string, std::string>> threads;
+  for (const auto& task : std::filesystem::directory_iterator(
+           absl::StrCat("/proc/", pid, "/task"))) {
+    std::map<std::string, std::string> fields;
+    std::ifstream status(task.path() / "status");
+    for (std::string line; std::getline(status, line);) {
+      const size_t colon = line.find(":\t");
+      if (colon == std::string::npos) continue;
+      fields[line.substr(0, colon)] = line.substr(colon + 2);
+    }
+    threads[fields["Name"]] = fields;
+  }
+  return threads;
+}
+
+class SandboxTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+      GTEST_SKIP() << "no /dev/kvm here that this user may open";
+    }
+  }
+
+  std::string Write(const char* name, const std::vector<uint8_t>& elf) {
+    const std::string path = absl::StrCat(::testing::TempDir(), "/", name);
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(elf.data()), elf.size());
+    return path;
+  }
+
+  absl::StatusOr<std::unique_ptr<GuestProcess>> Start(
+      const std::vector<std::string>& more) {
+    std::vector<std::string> argv = {
+        "cli/cloister",   "run",
+        "--kernel",       Write("echo", MakeEchoKernel(kBanner)),
+        "--memory",       "32M",
+        "--cpus",         "2",
+        "--confidential", "off"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    auto guest = GuestProcess::Start(argv);
+    if (!guest.ok()) return guest;
+    absl::Status up = (*guest)->Expect(kBanner);
+    if (!up.ok()) return up;
+    return guest;
+  }
+
+  void End(GuestProcess& guest) {
+    guest.Signal(SIGTERM);
+    EXPECT_THAT(guest.Wait(), IsOkAndHolds(128 + SIGTERM)) << guest.output();
+  }
+};
+
+TEST_F(SandboxTest, EveryThreadIsUnderItsFilter) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Start({}));
+  auto threads = Threads(guest->pid());
+  ASSERT_EQ(threads.count("vcpu0"), 1u);
+  ASSERT_EQ(threads.count("vcpu1"), 1u);
+  ASSERT_EQ(threads.count("cloister"), 1u);
+  for (auto& [name, fields] : threads) {
+    EXPECT_EQ(fields["Seccomp"], "2") << name;
+    EXPECT_EQ(fields["NoNewPrivs"], "1") << name;
+    if (fields.count("Seccomp_filters") == 0) continue;  // Before Linux 5.9.
+    EXPECT_EQ(std::atoi(fields["Seccomp_filters"].c_str()) -
+                  std::atoi(threads["cloister"]["Seccomp_filters"].c_str()),
+              name == "cloister" ? 0 : 1)
+        << name;
+  }
+  End(*guest);
+}
+
+TEST_F(SandboxTest, NoSeccompLeavesTheFiltersOut) {
+  ASSERT_OK_AND_ASSIGN(auto guest, Start({"--no-seccomp"}));
+  auto threads = Threads(guest->pid());
+  EXPECT_EQ(threads["vcpu0"]["Seccomp_filters"],
+            Threads(::getpid()).begin()->second["Seccomp_filters"]);
+  EXPECT_EQ(threads["vcpu0"]["NoNewPrivs"], "1");
+  EXPECT_THAT(guest->output(), HasSubstr("seccomp: off"));
+  End(*guest);
+}
+
+TEST_F(SandboxTest, TheGuestRunsAsTheUserWithoutCapabilities) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  ASSERT_OK_AND_ASSIGN(auto guest,
+                       Start({"--user", "nobody", "--group", "nogroup"}));
+  for (auto& [name, fields] : Threads(guest->pid())) {
+    EXPECT_EQ(fields["Uid"], "65534\t65534\t65534\t65534") << name;
+    EXPECT_EQ(fields["Gid"], "65534\t65534\t65534\t65534") << name;
+    EXPECT_THAT(fields["Groups"], Not(HasSubstr("0"))) << name;
+    for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) {
+      EXPECT_EQ(fields[set], "0000000000000000") << name << " " << set;
+    }
+  }
+  // Not dumpable: its files in /proc are root's.
+  struct stat memory;
+  ASSERT_EQ(
+      ::stat(absl::StrCat("/proc/", guest->pid(), "/mem").c_str(), &memory), 0);
+  EXPECT_EQ(memory.st_uid, 0u);
+  End(*guest);
+}
+
+TEST_F(SandboxTest, BadNamesAreNamed) {
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      GuestProcess::Start({"cli/cloister", "run", "--kernel", "/dev/null",
+                           "--user", "no-such-user-here"}));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(cli::kExitError));
+  EXPECT_THAT(guest->output(), HasSubstr("--user no-such-user-here"));
+}
+
+// A device that opens a file on the vCPU's thread ends the program, by name,
+// with its own exit code, and the terminal as it was.
+TEST_F(SandboxTest, ARefusedCallOfAVcpuIsNamedAndTheTerminalRestored) {
+  std::vector<boot::FakeSegment> segments = boot::LinuxLikeSegments();
+  // mov dx, 0x500; out dx, al; jmp to itself
+  segments[0].data = {0x66, 0xba, 0x00, 0x05, 0xee, 0xeb, 0xfe};
+  const std::string kernel =
+      Write("writer", boot::MakeElf(segments, segments[0].physical));
+  ASSERT_OK_AND_ASSIGN(auto pty, cli::PtySession::Create());
+  ASSERT_OK(pty->Start({"tests/sandbox_vm_child", kernel}));
+  ASSERT_OK(
+      pty->Expect("seccomp: a thread of kind vcpu may not call openat (257)"));
+  ASSERT_OK_AND_ASSIGN(const int status, pty->Wait());
+  ASSERT_TRUE(WIFEXITED(status)) << "wait status " << status;
+  EXPECT_EQ(WEXITSTATUS(status), cli::kExitSeccomp);
+  EXPECT_TRUE(pty->restored());
+}
+
+}  // namespace
+}  // namespace cloister::tests
