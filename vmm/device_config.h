@@ -48,6 +48,7 @@ struct RngConfig {
 
 // Every virtio device of a VM. A device has the same place in each VM with the
 // same configuration: disks first, then interfaces, then the rest.
+// What the guest sees of each is measured: launch_plan.cc has a line for it.
 struct DevicesConfig {
   VirtioTransport transport = VirtioTransport::kPci;
   std::vector<DiskConfig> disks;

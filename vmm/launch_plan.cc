@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
@@ -13,6 +14,7 @@
 #include "cloister/boot/e820.h"
 #include "cloister/boot/linux_loader.h"
 #include "cloister/boot/shim/layout.h"
+#include "cloister/vmm/device_config.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/size.h"
 
@@ -30,9 +32,33 @@ std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
   return ids;
 }
 
+// What a guest sees of its virtio devices, in the order of their places: not
+// what is behind them on the host, nor how fast that may be.
+std::string DevicesText(const DevicesConfig& devices) {
+  if (devices.count() == 0) return "";
+  std::string text = absl::StrCat(
+      "virtio ", devices.transport == VirtioTransport::kPci ? "pci" : "mmio",
+      "\n");
+  for (size_t i = 0; i < devices.disks.size(); ++i) {
+    const DiskConfig& disk = devices.disks[i];
+    absl::StrAppend(&text, "disk ", disk.read_only ? "read-only" : "read-write",
+                    " \"",
+                    absl::CHexEscape(disk.serial.empty() ? DiskId(devices, i)
+                                                         : disk.serial),
+                    "\"\n");
+  }
+  for (const NetConfig& net : devices.nets) {
+    absl::StrAppend(&text, "net ", net.queues, " \"", absl::CHexEscape(net.mac),
+                    "\"\n");
+  }
+  if (devices.rng.has_value()) absl::StrAppend(&text, "rng\n");
+  return text;
+}
+
 // Every setting that reaches the guest but is not among the placed pieces or
-// the start state: the topology that CPUID shows, memory beside RAM. Its text
-// is measured, so a change of its form is a new version.
+// the start state: the topology that CPUID shows, memory beside RAM, devices.
+// Its text is measured, so a change of its form is a new version; a new kind of
+// device is a new line.
 std::string PlatformText(const VmConfig& config) {
   std::string text = absl::StrCat("platform 2\nthreads-per-core ",
                                   config.cpus.threads_per_core, "\n");
@@ -41,7 +67,7 @@ std::string PlatformText(const VmConfig& config) {
                     absl::Hex(window.start().value()), " ", window.size(),
                     "\n");
   }
-  return text;
+  return text + DevicesText(config.devices);
 }
 
 absl::Status CheckWindow(const GuestRange& window,

@@ -24,6 +24,13 @@ GuestRange Window(uint64_t start, uint64_t size) {
   return *GuestRange::Create(memory::GuestAddress(start), size);
 }
 
+DiskConfig Disk(const std::string& serial) {
+  DiskConfig disk;
+  disk.path = "/disk";
+  disk.serial = serial;
+  return disk;
+}
+
 class LaunchPlanTest : public ::testing::Test {
  protected:
   LaunchPlanTest() {
@@ -118,6 +125,27 @@ TEST_F(LaunchPlanTest, EveryOptionThatReachesTheGuestChangesTheDigest) {
   expect_new("an exchange window");
   config_.confidential.exchange_windows = {Window(128 << 20, 8192)};
   expect_new("the size of an exchange window");
+  config_.devices.disks.push_back(Disk(""));
+  expect_new("--disk");
+  config_.devices.disks[0].read_only = true;
+  expect_new("a read-only disk");
+  config_.devices.disks[0].serial = "a\" x \"";
+  expect_new("a disk's serial number");
+  config_.devices.disks[0].serial = "a";
+  config_.devices.disks.push_back(Disk("b"));
+  expect_new("two disks");
+  std::swap(config_.devices.disks[0].read_only,
+            config_.devices.disks[1].read_only);
+  expect_new("the order of disks");
+  config_.devices.nets.emplace_back();
+  config_.devices.nets[0].tap = "tap0";
+  expect_new("--net");
+  config_.devices.nets[0].queues = 2;
+  expect_new("queues of an interface");
+  config_.devices.nets[0].mac = "02:00:00:00:00:01";
+  expect_new("the address of an interface");
+  config_.devices.rng.emplace();
+  expect_new("--rng");
   initrd_[4999] ^= 1;
   expect_new("a byte of the initrd");
   initrd_.push_back(0);
@@ -135,6 +163,11 @@ TEST_F(LaunchPlanTest, OptionsThatTheGuestCannotSeeDoNot) {
   EXPECT_EQ(digest, Digest());
   config_.confidential.policy.shared_limit = 1 << 20;
   config_.confidential.policy.per_second = 1;
+  config_.devices.disks.push_back(Disk(""));
+  digest = Digest();
+  config_.devices.disks[0].path = "/moved/disk";
+  config_.devices.disks[0].direct = true;
+  config_.devices.disks[0].limit.bandwidth.size = 1 << 20;
   config_.confidential.policy.implicit = memory::ImplicitPolicy::kDeny;
   EXPECT_EQ(digest, Digest());
 }

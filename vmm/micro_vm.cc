@@ -191,7 +191,9 @@ void MicroVm::ConsoleWritable() {
 }
 
 confidential::BackendKind MicroVm::backend() const {
-  return backend_vm_.backend->kind();
+  base::MutexLock lock(&parts_mutex_);
+  return backend_vm_.backend == nullptr ? confidential::BackendKind::kOff
+                                        : backend_vm_.backend->kind();
 }
 
 uint32_t MicroVm::cpus() const {

@@ -121,7 +121,7 @@ class MicroVm {
   // The launch digest; nullopt for guests that are not confidential.
   const std::optional<shim::Digest>& digest() const { return digest_; }
   // Null for guests that are not confidential. These three are others after a
-  // Relaunch.
+  // Relaunch, and gone after one that failed.
   memory::ConversionBroker* broker() { return broker_.get(); }
   memory::PageStateMap& states() { return *states_; }
   memory::SharedView& view() { return *view_; }
