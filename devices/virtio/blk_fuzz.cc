@@ -183,8 +183,9 @@ class Session {
                                                      : data_.Take<uint64_t>());
     const std::vector<uint8_t> body = data_.Bytes(data_.Take<uint8_t>());
     header.insert(header.end(), body.begin(), body.end());
-    const GuestAddress at = *pages_.Plus(data_.UpTo(kPages - 1) * kPage);
-    ram_.Write(at, header);
+    const int page = data_.UpTo(kPages - 1);
+    const GuestAddress at = *pages_.Plus(page * kPage);
+    if (!private_[page]) ram_.Write(at, header);
     std::vector<DriverFake::Buffer> buffers;
     const uint32_t readable = data_.Flip() ? header.size() : data_.UpTo(9000);
     buffers.push_back({at, readable, false});
