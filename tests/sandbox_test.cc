@@ -31,7 +31,7 @@ using ::cloister::base::IsOkAndHolds;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr char kBanner[] = "the guest runs";
+constexpr char kBanner[] = "echo runs";
 
 // The fields of /proc/PID/task/TID/status, by the thread's name.
 std::map<std::string, std::map<std::string, std::string>> Threads(pid_t pid) {
