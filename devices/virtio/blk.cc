@@ -34,7 +34,7 @@ absl::Status CheckOptions(const Blk::Options& options) {
   }
   if (options.serial.size() > kBlkIdSize ||
       !std::all_of(options.serial.begin(), options.serial.end(),
-                   [](unsigned char c) { return absl::ascii_isgraph(c); })) {
+                   [](unsigned char c) { return absl::ascii_isprint(c); })) {
     return absl::InvalidArgumentError(absl::StrCat(
         options.name, ": a serial number has at most 20 printable characters"));
   }
