@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Moves data that can be checked, inside guests and on the lab's host; static,
+// without libraries.
+//
+//   net_guest serve ADDRESS MIB SEED   waits for one peer; reads MIB MiB that
+//                                      SEED determines up to their end, then
+//                                      sends as many of its own
+//   net_guest move ADDRESS MIB SEED    the other side of it
+//   net_guest refused ADDRESS          succeeds if nobody can be reached there
+//
+// ADDRESS: tcp:IPV4:PORT, vsock:CID:PORT, unix:PATH, or hybrid:PATH:PORT, which
+// is a guest's port behind a monitor's socket. Prints what went wrong, and
+// exits with 0 if nothing did.
+#include <arpa/inet.h>
+#include <linux/vm_sockets.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+constexpr size_t kChunk = 256 << 10;
+uint8_t g_wanted[kChunk];
+uint8_t g_got[kChunk];
+
+[[noreturn]] void Die(const char* what) {
+  printf("net_guest: %s: %s\n", what, strerror(errno));
+  exit(1);
+}
+[[noreturn]] void Fail(const char* what) {
+  printf("net_guest: %s\n", what);
+  exit(1);
+}
+
+// An address, and for hybrid ones the port to ask for.
+struct Address {
+  sockaddr_storage storage = {};
+  socklen_t length = 0;
+  const char* ask = nullptr;
+
+  sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
+};
+
+char* Split(char* text) {
+  char* colon = strrchr(text, ':');
+  if (colon == nullptr) Fail("an address needs a port");
+  *colon = '\0';
+  return colon + 1;
+}
+
+void ParseUnix(const char* path, Address& address) {
+  auto* to = reinterpret_cast<sockaddr_un*>(&address.storage);
+  if (strlen(path) >= sizeof(to->sun_path)) Fail("path too long");
+  to->sun_family = AF_UNIX;
+  strcpy(to->sun_path, path);
+  address.length = sizeof(*to);
+}
+
+Address Parse(char* text) {
+  Address address;
+  if (strncmp(text, "tcp:", 4) == 0) {
+    auto* to = reinterpret_cast<sockaddr_in*>(&address.storage);
+    const char* port = Split(text + 4);
+    to->sin_family = AF_INET;
+    to->sin_port = htons(static_cast<uint16_t>(atoi(port)));
+    if (inet_pton(AF_INET, text + 4, &to->sin_addr) != 1) Fail("address");
+    address.length = sizeof(*to);
+  } else if (strncmp(text, "vsock:", 6) == 0) {
+    auto* to = reinterpret_cast<sockaddr_vm*>(&address.storage);
+    const char* port = Split(text + 6);
+    to->svm_family = AF_VSOCK;
+    to->svm_port = static_cast<uint32_t>(strtoul(port, nullptr, 10));
+    to->svm_cid = static_cast<uint32_t>(strtol(text + 6, nullptr, 10));
+    address.length = sizeof(*to);
+  } else if (strncmp(text, "unix:", 5) == 0) {
+    ParseUnix(text + 5, address);
+  } else if (strncmp(text, "hybrid:", 7) == 0) {
+    address.ask = Split(text + 7);
+    ParseUnix(text + 7, address);
+  } else {
+    Fail("what address is that?");
+  }
+  return address;
+}
+
+void Fill(uint64_t& state) {  // splitmix64
+  for (size_t i = 0; i < kChunk; i += 8) {
+    state += 0x9e3779b97f4a7c15;
+    uint64_t z = state;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    z ^= z >> 31;
+    memcpy(g_wanted + i, &z, 8);
+  }
+}
+
+void Send(int fd, size_t mib, uint64_t seed) {
+  for (size_t chunk = 0; chunk < mib * 4; ++chunk) {
+    Fill(seed);
+    for (size_t done = 0; done < kChunk;) {
+      const ssize_t sent = send(fd, g_wanted + done, kChunk - done, 0);
+      if (sent <= 0) Die("send");
+      done += sent;
+    }
+  }
+  if (shutdown(fd, SHUT_WR) < 0) Die("shutdown");
+}
+
+void Receive(int fd, size_t mib, uint64_t seed) {
+  for (size_t chunk = 0; chunk < mib * 4; ++chunk) {
+    Fill(seed);
+    for (size_t done = 0; done < kChunk;) {
+      const ssize_t got = recv(fd, g_got + done, kChunk - done, 0);
+      if (got < 0) Die("recv");
+      if (got == 0) Fail("the data ends early");
+      done += got;
+    }
+    if (memcmp(g_got, g_wanted, kChunk) != 0) Fail("the data is not the same");
+  }
+  if (recv(fd, g_got, 1, 0) != 0) Fail("the data does not end");
+}
+
+// Says where it wants to go, and waits to be let through.
+void Ask(int fd, const char* port) {
+  char line[64];
+  const int length = snprintf(line, sizeof(line), "CONNECT %s\n", port);
+  if (send(fd, line, length, 0) != length) Die("CONNECT");
+  for (size_t i = 0; i < sizeof(line); ++i) {
+    if (recv(fd, line + i, 1, 0) != 1) Fail("not let through");
+    if (line[i] != '\n') continue;
+    if (strncmp(line, "OK ", 3) != 0) Fail("no OK");
+    return;
+  }
+  Fail("no end of a line");
+}
+
+int Connect(Address& address) {
+  const int fd = socket(address.storage.ss_family, SOCK_STREAM, 0);
+  if (fd < 0) Die("socket");
+  if (connect(fd, address.get(), address.length) < 0) return -1;
+  if (address.ask != nullptr) Ask(fd, address.ask);
+  return fd;
+}
+
+void Serve(Address& address, size_t mib, uint64_t seed) {
+  const int fd = socket(address.storage.ss_family, SOCK_STREAM, 0);
+  const int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (fd < 0 || bind(fd, address.get(), address.length) < 0) Die("bind");
+  if (listen(fd, 1) < 0) Die("listen");
+  printf("net_guest: listening\n");
+  fflush(stdout);
+  const int peer = accept(fd, nullptr, nullptr);
+  if (peer < 0) Die("accept");
+  Receive(peer, mib, seed);
+  Send(peer, mib, seed + 1);
+  // The peer reads to the end before it closes.
+  if (recv(peer, g_got, 1, 0) != 0) Fail("more than the end");
+  printf("net_guest: served %zu MiB each way\n", mib);
+}
+
+void Move(Address& address, size_t mib, uint64_t seed) {
+  const int fd = Connect(address);
+  if (fd < 0) Die("connect");
+  Send(fd, mib, seed);
+  Receive(fd, mib, seed + 1);
+  close(fd);
+  printf("net_guest: moved %zu MiB each way\n", mib);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  signal(SIGPIPE, SIG_IGN);
+  if (argc < 3) Fail("serve|move|refused ADDRESS [MIB SEED]");
+  Address address = Parse(argv[2]);
+  if (strcmp(argv[1], "refused") == 0) {
+    if (Connect(address) >= 0) Fail("somebody is there");
+    printf("net_guest: refused: %s\n", strerror(errno));
+    return 0;
+  }
+  if (argc != 5) Fail("how much, and which?");
+  const size_t mib = strtoul(argv[3], nullptr, 10);
+  const uint64_t seed = strtoull(argv[4], nullptr, 10) << 32;
+  if (strcmp(argv[1], "serve") == 0) {
+    Serve(address, mib, seed);
+  } else {
+    Move(address, mib, seed);
+  }
+  return 0;
+}
