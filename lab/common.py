@@ -244,3 +244,15 @@ class Apt:
             target = pathlib.Path(folder) / debs[0].name
             os.replace(debs[0], target)
         return target
+
+    def download_with_dependencies(self, packages, folder):
+        """Puts the packages, and all that a system without any would need for them, there."""
+        self.update()
+        say(f"downloading {' '.join(packages)} and what they depend on")
+        (pathlib.Path(folder) / "partial").mkdir()
+        status = self._dir / "no-packages"
+        status.write_text("")
+        run(["apt-get", *self._options, "-o", f"Dir::State::Status={status}",
+             "-o", f"Dir::Cache::Archives={folder}", "-o", "APT::Install-Recommends=false",
+             "-q", "-y", "--download-only", "install", *packages],
+            f"apt-get install --download-only {' '.join(packages)}")

@@ -100,6 +100,7 @@ struct Options {
   std::string backend = "off";
   std::string append = "";
   std::vector<std::string> more = {};
+  std::string memory = "256M";
 };
 
 absl::StatusOr<std::unique_ptr<GuestProcess>> Boot(const Options& options) {
@@ -113,7 +114,7 @@ absl::StatusOr<std::unique_ptr<GuestProcess>> Boot(const Options& options) {
       "--append",
       absl::StrCat("console=ttyS0 quiet panic=-1 ", options.append),
       "--memory",
-      "256M",
+      options.memory,
       "--confidential",
       options.backend};
   argv.insert(argv.end(), options.more.begin(), options.more.end());
@@ -182,6 +183,70 @@ TEST_P(BackendTest, MountsAnExt4RootAndBootsIt) {
   EXPECT_OK(guest->Expect("root: the manifest holds", kPatience));
   EXPECT_OK(guest->Expect("root: read-only again", kPatience));
   EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+  Sh("e2fsck -fn " + image);
+  EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + image),
+              HasSubstr("the guest was here"));
+}
+
+// Unpacks packages as root, without their scripts, and adds what those would
+// have made: links, users, and a service that looks round and powers off.
+constexpr char kUnpack[] = R"sh(
+mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib" "$1/usr/lib64"; cd "$1"
+for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
+for deb in "$CLOISTER_DEBIAN_ROOT"/*.deb; do
+  dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -f -
+done
+for name in passwd group; do cp "usr/share/base-passwd/$name.master" "etc/$name"; done
+echo "messagebus:x:990:990::/nonexistent:/usr/sbin/nologin" >>etc/passwd
+echo "messagebus:x:990:" >>etc/group
+echo cloister >etc/hostname
+echo 0123456789abcdef0123456789abcdef >etc/machine-id
+echo "/dev/vda / ext4 rw 0 0" >etc/fstab
+find usr/bin usr/sbin usr/lib -xdev -type f -print0 | sort -z |
+  xargs -0 sha256sum >manifest
+cat >usr/bin/look-round <<'END'
+#!/bin/sh
+exec >/dev/ttyS0 2>&1
+echo "root: $(findmnt -no SOURCE,FSTYPE / | tr -s ' ')"
+echo "root: init is $(systemctl --version | head -n 1)"
+sha256sum -c --quiet /manifest && echo "root: the manifest holds"
+echo "root: the system is $(systemctl is-system-running --wait)"
+systemctl --failed --no-legend
+echo "the guest was here" >/witness
+sync
+systemctl poweroff
+END
+chmod 755 usr/bin/look-round
+cat >etc/systemd/system/look-round.service <<'END'
+[Service]
+ExecStart=/usr/bin/look-round
+END
+mkdir -p etc/systemd/system/multi-user.target.wants
+ln -s /lib/systemd/system/multi-user.target etc/systemd/system/default.target
+ln -s ../look-round.service etc/systemd/system/multi-user.target.wants/
+)sh";
+
+TEST_P(BackendTest, BootsADebianRootWithSystemd) {
+  if (std::getenv("CLOISTER_DEBIAN_ROOT") == nullptr) {
+    GTEST_SKIP() << "only in ./dev soak: $CLOISTER_DEBIAN_ROOT is not set";
+  }
+  constexpr std::chrono::seconds kLong(1500);
+  Scratch scratch;
+  const std::string tree = scratch.File("tree");
+  const std::string image = scratch.File("root.img");
+  std::ofstream(scratch.File("unpack")) << kUnpack;
+  Sh(absl::StrCat("sh -eu ", scratch.File("unpack"), " ", tree,
+                  "; mke2fs -q -t ext4 -d ", tree, " ", image, " 512M; rm -r ",
+                  tree));
+  Options options = With({"--disk", image});
+  options.memory = "512M";
+  options.append = "cloister.root=/dev/vda";
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
+  EXPECT_OK(guest->Expect("root: /dev/vda ext4", kLong));
+  EXPECT_OK(guest->Expect("root: init is systemd 252", kLong));
+  EXPECT_OK(guest->Expect("root: the manifest holds", kLong));
+  EXPECT_OK(guest->Expect("root: the system is running", kLong));
+  EXPECT_THAT(guest->Wait(kLong), IsOkAndHolds(0)) << guest->output();
   Sh("e2fsck -fn " + image);
   EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + image),
               HasSubstr("the guest was here"));
