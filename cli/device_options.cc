@@ -136,6 +136,46 @@ absl::StatusOr<vmm::NetConfig> ParseNet(absl::string_view text) {
   return net;
 }
 
+absl::StatusOr<vmm::VsockConfig> ParseVsock(absl::string_view text) {
+  vmm::VsockConfig vsock;
+  auto take = [&](const std::string& key,
+                  const std::string& value) -> absl::Status {
+    if (key == "cid") return TakeNumber(key, value, vsock.cid);
+    if (key == "path") return TakeText(key, value, vsock.path);
+    if (key == "bps") {
+      return TakeRate(vmm::ParseSize(value), key, vsock.rx_limit.bandwidth);
+    }
+    return absl::UnimplementedError(key);
+  };
+  RETURN_IF_ERROR(Parts(text).ForEach(0, take));
+  vsock.tx_limit = vsock.rx_limit;
+  return vsock;
+}
+
+absl::StatusOr<vmm::BalloonConfig> ParseBalloon(absl::string_view text) {
+  vmm::BalloonConfig balloon;
+  auto take = [&](const std::string& key,
+                  const std::string& value) -> absl::Status {
+    if (key == "target") {
+      absl::StatusOr<uint64_t> size = vmm::ParseSize(value);
+      if (size.ok()) balloon.target = *size;
+      return size.status();
+    }
+    if (key == "stats") return TakeNumber(key, value, balloon.stats_seconds);
+    if (!value.empty()) return absl::UnimplementedError(key);
+    if (key == "oom") {
+      balloon.deflate_on_oom = true;
+    } else if (key == "reporting") {
+      balloon.reporting = true;
+    } else if (!key.empty()) {
+      return absl::UnimplementedError(key);
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(Parts(text).ForEach(0, take));
+  return balloon;
+}
+
 absl::StatusOr<vmm::VirtioTransport> ParseVirtioTransport(
     absl::string_view text) {
   if (text == "pci") return vmm::VirtioTransport::kPci;

@@ -19,6 +19,12 @@ absl::StatusOr<vmm::DiskConfig> ParseDisk(absl::string_view text);
 // limits hold in each direction.
 absl::StatusOr<vmm::NetConfig> ParseNet(absl::string_view text);
 
+// "cid=N,path=PATH[,bps=SIZE]".
+absl::StatusOr<vmm::VsockConfig> ParseVsock(absl::string_view text);
+
+// "target=SIZE", "oom", "reporting" and "stats=SECONDS", or nothing.
+absl::StatusOr<vmm::BalloonConfig> ParseBalloon(absl::string_view text);
+
 // "pci" or "mmio".
 absl::StatusOr<vmm::VirtioTransport> ParseVirtioTransport(
     absl::string_view text);

@@ -19,6 +19,7 @@
 #include "cloister/vcpu/cpuid.h"
 #include "cloister/vcpu/host_cpuid_policy.h"
 #include "cloister/vcpu/regs.h"
+#include "cloister/vmm/balloon_memory.h"
 #include "cloister/vmm/launch_plan.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/size.h"
@@ -257,6 +258,10 @@ absl::Status VmBuilder::CreateDevices() {
   parts.log = hooks_.log;
   parts.confidential = kind_ != BackendKind::kOff;
   parts.on_thread_start = OnThreadStart(ThreadKind::kDevice);
+  parts.ram = config_.memory.bytes;
+  parts.balloon_pages = std::make_unique<BalloonMemory>(
+      vm_->states_.get(), vm_->backend_vm_.backend.get(), vm_->broker_.get(),
+      config_.confidential.exchange_windows);
   ASSIGN_OR_RETURN(std::unique_ptr<VirtioDevices> virtio,
                    VirtioDevices::Create(config_.devices, std::move(parts)));
   {

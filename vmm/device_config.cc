@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/devices/virtio/net_mac.h"
+#include "cloister/memory/guest_address.h"
 
 namespace cloister::vmm {
 namespace {
@@ -16,6 +17,11 @@ constexpr size_t kMaxSerial = 20;
 constexpr uint32_t kMaxNetQueues = 16;
 // IFNAMSIZ, its zero byte included.
 constexpr size_t kMaxTapName = 15;
+// CIDs 0 to 2 and the last one mean something else (virtio 1.3, 5.10.4).
+constexpr uint64_t kMinCid = 3;
+constexpr uint64_t kMaxCid = 0xfffffffe;
+// sun_path, its zero byte included, and "_" and a port for the other direction.
+constexpr size_t kMaxSocketPath = 107 - 11;
 
 absl::Status Bad(absl::string_view option, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(option, ": ", what));
@@ -67,6 +73,26 @@ absl::Status ValidateNet(const NetConfig& net) {
   return status.ok() ? status : Bad("--net", status.message());
 }
 
+absl::Status ValidateVsock(const VsockConfig& vsock) {
+  if (vsock.cid < kMinCid || vsock.cid > kMaxCid) {
+    return Bad("--vsock",
+               absl::StrCat("cid=", vsock.cid, ": ", kMinCid, " to ", kMaxCid));
+  }
+  if (vsock.path.empty()) return Bad("--vsock", "path= is needed");
+  if (vsock.path.size() > kMaxSocketPath) {
+    return Bad("--vsock",
+               absl::StrCat("path=", vsock.path, ": longer than the ",
+                            kMaxSocketPath, " bytes of a socket's name"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateBalloon(const BalloonConfig& balloon) {
+  if (balloon.target % memory::kPageSize == 0) return absl::OkStatus();
+  return Bad("--balloon", absl::StrCat("target=", balloon.target,
+                                       ": not a multiple of 4 KiB"));
+}
+
 }  // namespace
 
 std::string DiskId(const DevicesConfig& devices, size_t index) {
@@ -93,7 +119,11 @@ absl::Status ValidateDevices(const DevicesConfig& devices) {
     RETURN_IF_ERROR(ValidateNet(devices.nets[i]));
     RETURN_IF_ERROR(ValidateId("--net", NetId(devices, i), ids));
   }
-  return absl::OkStatus();
+  if (devices.vsock.has_value()) {
+    RETURN_IF_ERROR(ValidateVsock(*devices.vsock));
+  }
+  return devices.balloon.has_value() ? ValidateBalloon(*devices.balloon)
+                                     : absl::OkStatus();
 }
 
 }  // namespace cloister::vmm

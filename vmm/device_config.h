@@ -46,6 +46,22 @@ struct RngConfig {
   devices::RateLimiterConfig limit;
 };
 
+// Sockets between guest and host, the latter's as Unix sockets at `path`.
+struct VsockConfig {
+  uint64_t cid = 3;
+  std::string path;
+  devices::RateLimiterConfig rx_limit;
+  devices::RateLimiterConfig tx_limit;
+};
+
+// Memory that the guest gives up when it is asked to, or by itself.
+struct BalloonConfig {
+  uint64_t target = 0;  // bytes
+  bool deflate_on_oom = false;
+  bool reporting = false;      // free pages are given back as they come
+  uint32_t stats_seconds = 0;  // 0: no statistics
+};
+
 // Every virtio device of a VM. A device has the same place in each VM with the
 // same configuration: disks first, then interfaces, then the rest.
 // What the guest sees of each is measured: launch_plan.cc has a line for it.
@@ -53,10 +69,13 @@ struct DevicesConfig {
   VirtioTransport transport = VirtioTransport::kPci;
   std::vector<DiskConfig> disks;
   std::vector<NetConfig> nets;
+  std::optional<VsockConfig> vsock;
   std::optional<RngConfig> rng;
+  std::optional<BalloonConfig> balloon;
 
   size_t count() const {
-    return disks.size() + nets.size() + (rng.has_value() ? 1 : 0);
+    return disks.size() + nets.size() + (vsock.has_value() ? 1 : 0) +
+           (rng.has_value() ? 1 : 0) + (balloon.has_value() ? 1 : 0);
   }
 };
 

@@ -7,10 +7,12 @@
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/e820.h"
 #include "cloister/devices/acpi_pm.h"
+#include "cloister/devices/virtio/mmio_transport.h"
 
 namespace cloister::vmm {
 
 using devices::AcpiPm;
+using devices::virtio::MmioTransport;
 using memory::GuestAddress;
 using memory::GuestRange;
 
@@ -40,22 +42,46 @@ boot::AcpiOptions MakeAcpiOptions(std::vector<uint32_t> apic_ids,
   return options;
 }
 
-VirtioPciPlace PlaceVirtioPci(int slot, bool io_apic) {
-  // The IOAPIC's upper pins, or those 8259 inputs that no ISA device has.
+namespace {
+
+// The IOAPIC's upper pins, or those 8259 inputs that no ISA device has.
+uint32_t VirtioGsi(size_t index, bool io_apic) {
   constexpr std::array<uint32_t, 8> kPins = {16, 17, 18, 19, 20, 21, 22, 23};
   constexpr std::array<uint32_t, 5> kInputs = {10, 11, 5, 14, 15};
+  return io_apic ? kPins[index % kPins.size()]
+                 : kInputs[index % kInputs.size()];
+}
+
+}  // namespace
+
+VirtioPciPlace PlaceVirtioPci(int slot, bool io_apic) {
   VirtioPciPlace place;
   place.registers = static_cast<uint16_t>(kPciIoFirst + slot * 0x200);
   place.notify = static_cast<uint16_t>(place.registers + 0x100);
   place.msix = static_cast<uint32_t>(kPciMemory + slot * 0x1000);
-  place.gsi = io_apic ? kPins[(slot - 1) % kPins.size()]
-                      : kInputs[(slot - 1) % kInputs.size()];
+  place.gsi = VirtioGsi(slot - 1, io_apic);
   return place;
+}
+
+VirtioMmioPlace PlaceVirtioMmio(size_t index, bool io_apic) {
+  return {.address = kVirtioMmioFirst + index * memory::kPageSize,
+          .gsi = VirtioGsi(index, io_apic)};
 }
 
 absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   if (config.count() == 0) return absl::OkStatus();
   const bool io_apic = acpi.io_apic.has_value();
+  if (config.transport == VirtioTransport::kMmio) {
+    for (size_t i = 0; i < config.count(); ++i) {
+      const VirtioMmioPlace place = PlaceVirtioMmio(i, io_apic);
+      ASSIGN_OR_RETURN(GuestRange registers,
+                       GuestRange::Create(GuestAddress(place.address),
+                                          MmioTransport::kSize));
+      acpi.virtio_mmio.push_back(
+          {.registers = registers, .gsi = place.gsi, .level = true});
+    }
+    return absl::OkStatus();
+  }
   boot::AcpiPciRoot root;
   root.io_first = kPciIoFirst;
   root.io_last = kPciIoLast;

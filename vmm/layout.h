@@ -62,6 +62,15 @@ struct VirtioPciPlace {
 // `slot` is 1 to 31.
 VirtioPciPlace PlaceVirtioPci(int slot, bool io_apic);
 
+// Virtio devices behind memory-mapped registers: a page each.
+inline constexpr uint64_t kVirtioMmioFirst = 0xd2000000;
+struct VirtioMmioPlace {
+  uint64_t address = 0;
+  uint32_t gsi = 0;
+};
+// `index` is below kMaxVirtioDevices.
+VirtioMmioPlace PlaceVirtioMmio(size_t index, bool io_apic);
+
 // RAM ranges for `bytes` of memory: from 0 up to the hole, the rest from 4 GiB.
 absl::StatusOr<std::vector<memory::GuestRange>> RamRanges(uint64_t bytes);
 

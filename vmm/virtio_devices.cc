@@ -11,6 +11,7 @@ namespace cloister::vmm {
 
 using devices::PciRoot;
 using devices::virtio::DeviceState;
+using devices::virtio::MmioTransport;
 using devices::virtio::PciTransport;
 using devices::virtio::VirtioDevice;
 
@@ -22,10 +23,14 @@ absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
   VirtioFactoryOptions options;
   options.on_thread_start = parts.on_thread_start;
   options.log = parts.log;
+  options.balloon_pages = parts.balloon_pages.get();
+  options.ram = parts.ram;
   ASSIGN_OR_RETURN(auto devices, CreateVirtioDevices(config, options));
   std::unique_ptr<VirtioDevices> virtio(new VirtioDevices(std::move(parts)));
   if (devices.empty()) return virtio;
-  RETURN_IF_ERROR(virtio->AddToPci(std::move(devices)));
+  RETURN_IF_ERROR(config.transport == VirtioTransport::kPci
+                      ? virtio->AddToPci(std::move(devices))
+                      : virtio->AddToMmio(std::move(devices)));
   return virtio;
 }
 
@@ -62,6 +67,27 @@ absl::Status VirtioDevices::AddToPci(
   return parts_.pio->Insert(PciRoot::kPort, PciRoot::kPortCount, root);
 }
 
+absl::Status VirtioDevices::AddToMmio(
+    std::vector<std::unique_ptr<VirtioDevice>> devices) {
+  DeviceState::Options options;
+  options.require_access_platform = parts_.confidential;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const VirtioMmioPlace place = PlaceVirtioMmio(i, !parts_.confidential);
+    MmioTransport::Parts parts;
+    parts.view = parts_.view;
+    parts.irq = &Line(place.gsi);
+    parts.notify = &notify_;
+    parts.log = parts_.log;
+    ASSIGN_OR_RETURN(std::shared_ptr<MmioTransport> transport,
+                     MmioTransport::Create(std::move(devices[i]), parts,
+                                           place.address, options));
+    mmio_.push_back(transport);
+    RETURN_IF_ERROR(parts_.mmio->Insert(place.address, MmioTransport::kSize,
+                                        std::move(transport)));
+  }
+  return absl::OkStatus();
+}
+
 devices::IrqLine& VirtioDevices::Line(uint32_t gsi) {
   auto [wire, added] = wires_.try_emplace(gsi, *parts_.vm, gsi);
   return wire->second.shared.Add();
@@ -70,6 +96,10 @@ devices::IrqLine& VirtioDevices::Line(uint32_t gsi) {
 std::vector<VirtioDevices::DeviceCounters> VirtioDevices::counters() const {
   std::vector<DeviceCounters> all;
   for (const std::shared_ptr<PciTransport>& transport : pci_) {
+    all.push_back(
+        {std::string(transport->device().name()), transport->counters()});
+  }
+  for (const std::shared_ptr<MmioTransport>& transport : mmio_) {
     all.push_back(
         {std::string(transport->device().name()), transport->counters()});
   }

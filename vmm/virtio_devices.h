@@ -14,7 +14,9 @@
 #include "cloister/base/log.h"
 #include "cloister/devices/bus.h"
 #include "cloister/devices/pci_root.h"
+#include "cloister/devices/virtio/balloon_pages.h"
 #include "cloister/devices/virtio/device_state.h"
+#include "cloister/devices/virtio/mmio_transport.h"
 #include "cloister/devices/virtio/pci_transport.h"
 #include "cloister/kvm/vm.h"
 #include "cloister/memory/shared_view.h"
@@ -40,6 +42,9 @@ class VirtioDevices {
     base::Logger* log = &base::Logger::Null();
     bool confidential = false;
     std::function<void()> on_thread_start;
+    // For a balloon; owned by the devices.
+    std::unique_ptr<devices::virtio::BalloonPages> balloon_pages;
+    uint64_t ram = 0;  // bytes
   };
 
   // Errors of CreateVirtioDevices. Without devices there is nothing on any bus.
@@ -60,6 +65,8 @@ class VirtioDevices {
 
   absl::Status AddToPci(
       std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices);
+  absl::Status AddToMmio(
+      std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices);
   // One more end of the line to `gsi`.
   devices::IrqLine& Line(uint32_t gsi);
 
@@ -74,7 +81,9 @@ class VirtioDevices {
   KvmNotifyBinder notify_;
   KvmMsiSink msi_;
   std::map<uint32_t, Wire> wires_;  // by GSI
+  // The devices, in order, on one bus or the other.
   std::vector<std::shared_ptr<devices::virtio::PciTransport>> pci_;
+  std::vector<std::shared_ptr<devices::virtio::MmioTransport>> mmio_;
 };
 
 }  // namespace cloister::vmm

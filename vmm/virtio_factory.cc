@@ -4,21 +4,25 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <chrono>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/base/unique_fd.h"
+#include "cloister/devices/virtio/balloon.h"
 #include "cloister/devices/virtio/blk.h"
 #include "cloister/devices/virtio/net.h"
 #include "cloister/devices/virtio/net_mac.h"
 #include "cloister/devices/virtio/rng.h"
 #include "cloister/devices/virtio/tap.h"
+#include "cloister/devices/virtio/vsock.h"
 #include "cloister/devices/virtio/worker.h"
 
 namespace cloister::vmm {
 
+using devices::virtio::Balloon;
 using devices::virtio::Blk;
 using devices::virtio::Net;
 using devices::virtio::NetMac;
@@ -26,6 +30,7 @@ using devices::virtio::NetPort;
 using devices::virtio::Rng;
 using devices::virtio::Tap;
 using devices::virtio::VirtioDevice;
+using devices::virtio::Vsock;
 using devices::virtio::Worker;
 
 namespace {
@@ -102,6 +107,35 @@ absl::StatusOr<std::unique_ptr<Rng>> CreateRng(
   return Rng::Create(std::move(options), std::move(worker));
 }
 
+absl::StatusOr<std::unique_ptr<Vsock>> CreateVsock(
+    const VsockConfig& config, const VirtioFactoryOptions& factory) {
+  Vsock::Options options;
+  options.cid = config.cid;
+  options.path = config.path;
+  options.rx_limit = config.rx_limit;
+  options.tx_limit = config.tx_limit;
+  ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
+                   Worker::Create(options.name, factory.on_thread_start));
+  return Vsock::Create(std::move(options), std::move(worker));
+}
+
+absl::StatusOr<std::unique_ptr<Balloon>> CreateBalloon(
+    const BalloonConfig& config, const VirtioFactoryOptions& factory) {
+  if (factory.balloon_pages == nullptr) {
+    return absl::InternalError("no memory to take from");
+  }
+  Balloon::Options options;
+  options.target = config.target;
+  options.max = factory.ram;
+  options.deflate_on_oom = config.deflate_on_oom;
+  options.reporting = config.reporting;
+  options.stats_interval = std::chrono::seconds(config.stats_seconds);
+  ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
+                   Worker::Create(options.name, factory.on_thread_start));
+  return Balloon::Create(std::move(options), *factory.balloon_pages,
+                         std::move(worker));
+}
+
 }  // namespace
 
 absl::StatusOr<Devices> CreateVirtioDevices(
@@ -116,9 +150,20 @@ absl::StatusOr<Devices> CreateVirtioDevices(
     ASSIGN_OR_RETURN(auto net, Named("--net", CreateNet(config, i, options)));
     devices.push_back(std::move(net));
   }
+  if (config.vsock.has_value()) {
+    ASSIGN_OR_RETURN(auto vsock,
+                     Named("--vsock", CreateVsock(*config.vsock, options)));
+    devices.push_back(std::move(vsock));
+  }
   if (config.rng.has_value()) {
     ASSIGN_OR_RETURN(auto rng, Named("--rng", CreateRng(*config.rng, options)));
     devices.push_back(std::move(rng));
+  }
+  if (config.balloon.has_value()) {
+    ASSIGN_OR_RETURN(
+        auto balloon,
+        Named("--balloon", CreateBalloon(*config.balloon, options)));
+    devices.push_back(std::move(balloon));
   }
   return devices;
 }

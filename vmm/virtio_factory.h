@@ -2,12 +2,14 @@
 #ifndef CLOISTER_VMM_VIRTIO_FACTORY_H_
 #define CLOISTER_VMM_VIRTIO_FACTORY_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "cloister/base/log.h"
+#include "cloister/devices/virtio/balloon_pages.h"
 #include "cloister/devices/virtio/device.h"
 #include "cloister/vmm/device_config.h"
 
@@ -17,6 +19,10 @@ struct VirtioFactoryOptions {
   // Runs first on each device's thread (a seccomp filter).
   std::function<void()> on_thread_start;
   base::Logger* log = &base::Logger::Null();
+  // For a balloon: whose pages it takes, and how many bytes there are. Outlives
+  // the devices.
+  devices::virtio::BalloonPages* balloon_pages = nullptr;
+  uint64_t ram = 0;
 };
 
 // The virtio devices of `config`, in the order of their places. Opens files,
