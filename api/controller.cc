@@ -75,7 +75,7 @@ Controller::Controller(Machine* machine, EventHub* events,
       counters_(counters),
       options_(std::move(options)),
       last_totals_(std::make_shared<Json>()),
-      last_conversions_(std::make_shared<Json>()) {}
+      last_conversions_(std::make_shared<Json>(Json::object())) {}
 
 Controller::~Controller() = default;
 

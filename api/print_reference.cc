@@ -2,6 +2,7 @@
 //
 // Prints docs/api_reference.md; with --openapi, the OpenAPI document.
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/strings/string_view.h"

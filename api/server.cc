@@ -129,7 +129,9 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
   // The server ends.
   void Wind() {
     if (phase_ == Phase::kReading && !parser_->got_some()) return Close();
-    if (phase_ == Phase::kStreaming) return Close();
+    if (phase_ != Phase::kStreaming) return;
+    winding_ = true;
+    Pump();
   }
 
   void Close() {
@@ -353,7 +355,7 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
   void Pump() {
     if (phase_ != Phase::kStreaming || writing_ || events_ == nullptr) return;
     lines_ = events_->Take(kEventBytes);
-    if (lines_.empty()) return;
+    if (lines_.empty()) return winding_ ? EndStream() : void();
     writing_ = true;
     SetDeadline(server_->options_.stall,
                 [](Session& session) { session.Close(); });
@@ -365,6 +367,17 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
     } else {
       asio::async_write(socket_, asio::buffer(lines_), done);
     }
+  }
+
+  // The server ends, and all events are out.
+  void EndStream() {
+    if (!chunked_) return Close();
+    writing_ = true;
+    SetDeadline(server_->options_.idle,
+                [](Session& session) { session.Close(); });
+    asio::async_write(
+        socket_, http::make_chunk_last(),
+        [self = shared_from_this()](ErrorCode, size_t) { self->Close(); });
   }
 
   void OnPumped(ErrorCode error) {
@@ -392,6 +405,7 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
   bool timed_out_ = false;
   bool chunked_ = true;
   bool writing_ = false;
+  bool winding_ = false;
 };
 
 absl::Status Server::Impl::Listen(int listener, const std::string& token) {

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cloister/cli/exit_code.h"
-#include "cloister/cli/run_command.h"
+#include "cloister/cli/vm_process.h"
 
 namespace cloister::cli {
 namespace {

@@ -11,12 +11,15 @@
 #include "absl/status/status.h"
 #include "cloister/base/log.h"
 #include "cloister/base/version.h"
+#include "cloister/cli/ctl_command.h"
 #include "cloister/cli/doctor_command.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/measure_command.h"
 #include "cloister/cli/options.h"
 #include "cloister/cli/run_command.h"
 #include "cloister/cli/sandbox/sandbox.h"
+#include "cloister/cli/serve_command.h"
+#include "cloister/cli/vm_process.h"
 #include "cloister/vcpu/kick_signal.h"
 
 namespace {
@@ -30,6 +33,10 @@ int Dispatch(const CommandLine& command_line,
   switch (command_line.command) {
     case Command::kRun:
       return cloister::cli::RunCommand(command_line.run, start, log);
+    case Command::kServe:
+      return cloister::cli::ServeCommand(command_line.serve, start);
+    case Command::kCtl:
+      return cloister::cli::CtlCommand(command_line.ctl);
     case Command::kMeasure:
       return cloister::cli::MeasureCommand(command_line.run, log);
     case Command::kDoctor:

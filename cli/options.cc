@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cloister/base/version.h"
+#include "cloister/cli/control_options.h"
 #include "cloister/cli/device_options.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/vmm/size.h"
@@ -119,6 +120,16 @@ void AddDeviceOptions(CLI::App* app, vmm::DevicesConfig* devices) {
   app->add_flag_function(
       "--rng", [devices](int64_t) { devices->rng.emplace(); },
       "A virtio entropy device");
+  app->add_option("--vsock", Into("--vsock", &devices->vsock, ParseVsock),
+                  "A virtio socket device: the guest's cid=, the host's Unix "
+                  "socket path=, a bps= limit")
+      ->type_name("cid=N,path=PATH");
+  app->add_option("--balloon",
+                  Into("--balloon", &devices->balloon, ParseBalloon),
+                  "A virtio memory balloon: target=SIZE, oom (deflates before "
+                  "the guest runs out), reporting (of free pages), stats=S")
+      ->expected(0, 1)
+      ->type_name("[target=SIZE,...]");
   app->add_option("--virtio-transport",
                   Into("--virtio-transport", &devices->transport,
                        [](const std::string& text) {
@@ -133,8 +144,7 @@ void AddDeviceOptions(CLI::App* app, vmm::DevicesConfig* devices) {
 void AddVmOptions(CLI::App* app, RunOptions* options) {
   vmm::VmConfig& config = options->config;
   app->add_option("--kernel", config.kernel.path,
-                  "Linux kernel: a bzImage or an ELF vmlinux")
-      ->required()
+                  "Linux kernel: a bzImage or an ELF vmlinux; required")
       ->type_name("FILE");
   app->add_option("--initrd", config.kernel.initrd_path, "Initial RAM disk")
       ->type_name("FILE");
@@ -206,6 +216,37 @@ void AddSandboxOptions(CLI::App* app, SandboxOptions* options) {
       "Do not filter system calls");
 }
 
+void AddConfigFile(CLI::App* app, std::string* config_file, bool* no_api) {
+  app->add_option("--config-file", *config_file,
+                  "JSON that describes the VM, as GET /vm/config prints it")
+      ->type_name("FILE");
+  app->add_flag("--no-api", *no_api, "Serve no API; needs --config-file");
+}
+
+// A kernel comes by option, or in the file.
+void RequireKernel(CLI::App* app, const RunOptions* options) {
+  app->callback([options] {
+    if (options->config.kernel.path.empty() && options->config_file.empty()) {
+      throw CLI::RequiredError("--kernel");
+    }
+  });
+}
+
+void AddServeOptions(CLI::App* app, ServeOptions* options) {
+  AddApiOptions(app, &options->api);
+  AddConfigFile(app, &options->config_file, &options->no_api);
+  app->add_option("--id", options->id, "Name of the VM in messages")
+      ->type_name("NAME");
+  app->add_flag("--boot-timer", options->boot_timer,
+                "Print the time of each phase of the start");
+  AddSandboxOptions(app, &options->sandbox);
+  app->callback([options] {
+    if (!options->api.wanted() && !options->no_api) {
+      throw CLI::RequiredError("--api-sock");
+    }
+  });
+}
+
 OptionHelp Describe(const CLI::Option& option) {
   OptionHelp help;
   for (const std::string& name : option.get_snames()) {
@@ -244,6 +285,8 @@ struct Parser {
   CommandLine result;
   CLI::App app{"Runs confidential microVMs on /dev/kvm.", "cloister"};
   CLI::App* run = nullptr;
+  CLI::App* serve = nullptr;
+  CLI::App* ctl = nullptr;
   CLI::App* measure = nullptr;
   CLI::App* doctor = nullptr;
   CLI::App* version = nullptr;
@@ -261,10 +304,19 @@ struct Parser {
         "run",
         "Boot a Linux kernel and attach to its console (Ctrl-A x leaves)");
     AddVmOptions(run, &result.run);
+    AddApiOptions(run, &result.run.api);
+    AddConfigFile(run, &result.run.config_file, &result.run.no_api);
     AddSandboxOptions(run, &result.run.sandbox);
+    RequireKernel(run, &result.run);
+    serve = app.add_subcommand(
+        "serve", "Serve the control API, and run the VM that it describes");
+    AddServeOptions(serve, &result.serve);
+    ctl = app.add_subcommand("ctl", "Talk to a VM through its control API");
+    AddCtlCommands(ctl, &result.ctl);
     measure = app.add_subcommand(
         "measure", "Print the launch digest of such a VM, without starting it");
     AddVmOptions(measure, &result.run);
+    RequireKernel(measure, &result.run);
     doctor = app.add_subcommand(
         "doctor", "Say what this host's /dev/kvm offers and what is missing");
     doctor->add_flag("--json", result.doctor.json, "Print JSON");
@@ -272,7 +324,7 @@ struct Parser {
         "--can-boot-linux", result.doctor.can_boot_linux,
         "Only answer whether Linux can run here: exit code 0 or 1");
     version = app.add_subcommand("version", "Print the version");
-    for (CLI::App* command : {run, measure, doctor, version}) {
+    for (CLI::App* command : {run, serve, measure, doctor, version}) {
       command->fallthrough();
       // A later option overrides an earlier one, so scripts can have defaults.
       for (CLI::Option* option : command->get_options()) {
@@ -295,6 +347,8 @@ struct Parser {
 
   Command Chosen() const {
     if (measure->parsed()) return Command::kMeasure;
+    if (serve->parsed()) return Command::kServe;
+    if (ctl->parsed()) return Command::kCtl;
     if (doctor->parsed()) return Command::kDoctor;
     if (version->parsed()) return Command::kVersion;
     return Command::kRun;
@@ -326,6 +380,7 @@ ParseResult ParseCommandLine(int argc, const char* const* argv) {
     return result;
   }
   parser.result.command = parser.Chosen();
+  parser.result.serve.log_level = parser.result.log_level;
   result.command_line = std::move(parser.result);
   return result;
 }

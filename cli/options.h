@@ -8,12 +8,15 @@
 
 #include "absl/status/status.h"
 #include "cloister/base/log.h"
+#include "cloister/cli/api_options.h"
+#include "cloister/cli/ctl_options.h"
 #include "cloister/cli/sandbox/sandbox.h"
+#include "cloister/cli/serve_options.h"
 #include "cloister/vmm/config.h"
 
 namespace cloister::cli {
 
-enum class Command { kRun, kMeasure, kDoctor, kVersion };
+enum class Command { kRun, kServe, kCtl, kMeasure, kDoctor, kVersion };
 
 enum class ConsoleKind { kStdio, kNone };
 
@@ -22,6 +25,10 @@ struct RunOptions {
   ConsoleKind console = ConsoleKind::kStdio;
   bool boot_timer = false;
   SandboxOptions sandbox;  // not `measure`
+  // These three are of `run` alone.
+  ApiOptions api;
+  std::string config_file;  // describes the VM instead of the options
+  bool no_api = false;
 };
 
 struct DoctorOptions {
@@ -33,6 +40,8 @@ struct DoctorOptions {
 struct CommandLine {
   Command command = Command::kRun;
   RunOptions run;  // also `measure`
+  ServeOptions serve;
+  CtlOptions ctl;
   DoctorOptions doctor;
   base::LogLevel log_level = base::LogLevel::kInfo;
 };

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,9 +12,14 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "cloister/api/config_store.h"
+#include "cloister/api/event_hub.h"
+#include "cloister/api/vm_config.h"
 #include "cloister/base/event_loop.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/shim/launch.h"
+#include "cloister/cli/api_service.h"
+#include "cloister/cli/config_file.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/cli/signal_set.h"
@@ -82,6 +88,8 @@ class Run {
  private:
   std::vector<int> Signals() const;
   absl::Status CreateConsole();
+  absl::Status CreateService();
+  absl::Status Launch();
   void OnSignal(int signal);
   int Report(const VmEnd& end);
 
@@ -97,6 +105,8 @@ class Run {
   // stops, then the console goes, then the VM.
   std::unique_ptr<vmm::MicroVm> vm_;
   std::unique_ptr<Terminal> terminal_;
+  api::EventHub events_;
+  std::unique_ptr<ApiService> service_;
 };
 
 absl::Status Run::CreateConsole() {
@@ -111,6 +121,29 @@ absl::Status Run::CreateConsole() {
   ASSIGN_OR_RETURN(terminal_, Terminal::Create(*loop_, std::move(terminal)));
   sink_.set_terminal(terminal_.get());
   return absl::OkStatus();
+}
+
+// The API of a VM that is there already: it can be watched, paused, changed
+// and stopped, but no more configured.
+absl::Status Run::CreateService() {
+  if (!options_.api.wanted() || options_.no_api) return absl::OkStatus();
+  ApiService::Parts parts;
+  parts.id = options_.config.id;
+  parts.process_start = timer_.start();
+  parts.hooks.boot_timer = &timer_;
+  parts.events = &events_;
+  ASSIGN_OR_RETURN(service_,
+                   ApiService::Create(options_.api, std::move(parts)));
+  service_->machine().Adopt(vm_.get(), options_.config);
+  return service_->controller().LoadConfig(api::ConfigText(options_.config));
+}
+
+absl::Status Run::Launch() {
+  RETURN_IF_ERROR(vm_->Start());
+  if (service_ == nullptr) return absl::OkStatus();
+  service_->controller().AdoptRunning();
+  return service_->Start(
+      [this] { sandbox_->EnterThread(vmm::ThreadKind::kApi); });
 }
 
 void Run::OnSignal(int signal) {
@@ -188,30 +221,59 @@ absl::StatusOr<int> Run::Execute() {
   RETURN_IF_ERROR(
       signals_->Register(*loop_, [this](int signal) { OnSignal(signal); }));
   RETURN_IF_ERROR(CreateConsole());
+  RETURN_IF_ERROR(CreateService());
   RETURN_IF_ERROR(sandbox_->DropIdentity());
-  absl::Status status = vm_->Start();
+  absl::Status status = Launch();
   if (status.ok()) {
     log_.Debug("the guest runs");
     status = loop_->Run();
   }
   vm_->Stop();
   VmEnd end = vm_->Wait();
+  if (service_ != nullptr) {
+    service_->controller().OnEnd(
+        {{"reason", std::string(vmm::VmEndName(end.kind))},
+         {"error", std::string(end.status.message())}});
+    service_->Stop();
+  }
   sink_.set_terminal(nullptr);
   terminal_.reset();  // Writes out what is left and restores the terminal.
   RETURN_IF_ERROR(status);
   return Report(end);
 }
 
-}  // namespace
+// --config-file in place of the options that describe a VM.
+absl::Status ApplyConfigFile(RunOptions* options) {
+  if (options->config_file.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::string text, ReadConfigFile(options->config_file));
+  api::ConfigStore store;
+  absl::Status status = store.Load(text);
+  if (status.ok()) status = store.CheckStart();
+  if (status.ok()) {
+    auto config = api::VmConfigFromJson(store.json(), options->config.id);
+    status = config.status();
+    if (config.ok()) options->config = *std::move(config);
+  }
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("--config-file ", options->config_file, ": ",
+                                   status.message()));
+}
 
-int KickSignal() { return SIGRTMIN; }
+}  // namespace
 
 int RunCommand(const RunOptions& options,
                std::chrono::steady_clock::time_point process_start,
                base::Logger& log) {
   vmm::BootTimer timer(process_start);
   timer.Reached("process start", process_start);
-  absl::StatusOr<int> code = Run(options, timer, log).Execute();
+  RunOptions whole = options;
+  absl::Status status = ApplyConfigFile(&whole);
+  if (!status.ok()) {
+    log.Error(status.message());
+    return kExitError;
+  }
+  absl::StatusOr<int> code = Run(whole, timer, log).Execute();
   if (code.ok()) return *code;
   log.Error(code.status().message());
   return kExitError;

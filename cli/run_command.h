@@ -9,10 +9,6 @@
 
 namespace cloister::cli {
 
-// The real-time signal that takes vCPUs out of the guest; main() installs its
-// handler.
-int KickSignal();
-
 // `cloister run`: builds and starts the VM, attaches the console and waits for
 // the end. Returns an ExitCode, after one line on stderr for anything that went
 // wrong. SIGINT, SIGTERM and SIGHUP end the VM; SIGPWR presses its power

@@ -5,11 +5,14 @@
 #include <sys/resource.h>
 
 #include <cerrno>
+#include <csignal>
 
 #include "cloister/base/syscall.h"
 #include "cloister/cli/exit_code.h"
 
 namespace cloister::cli {
+
+int KickSignal() { return SIGRTMIN; }
 
 absl::Status ForbidDumps() {
   if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {

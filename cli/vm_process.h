@@ -25,6 +25,10 @@ class ConsoleSink : public devices::SerialSink {
   Terminal* terminal_ = nullptr;
 };
 
+// The real-time signal that takes vCPUs out of the guest; main() installs its
+// handler.
+int KickSignal();
+
 // Core files and other processes of the same user must not get at what the
 // monitor may see of a guest.
 absl::Status ForbidDumps();

@@ -19,6 +19,8 @@ class BootTimer {
 
   explicit BootTimer(Clock::time_point start) : start_(start) {}
 
+  Clock::time_point start() const { return start_; }
+
   // Notes that `phase` was reached; only the first time of each counts.
   void Reached(absl::string_view phase, Clock::time_point when = Clock::now());
 

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/api/controller.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <future>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/api/fake_machine.h"
+#include "cloister/base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::api {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr char kBoot[] = "{\"kernel_image_path\":\"/k\"}";
+constexpr char kStart[] = "{\"action_type\":\"InstanceStart\"}";
+
+class ControllerTest : public ::testing::Test {
+ protected:
+  ControllerTest() {
+    ControllerOptions options;
+    options.id = "vm7";
+    options.version = "1.2.3";
+    options.capabilities = [this] {
+      ++capability_calls_;
+      return std::string("{\"kvm\":{}}");
+    };
+    options.configure_log = [this](const Json& logger) {
+      logger_ = JsonText(logger);
+      return log_status_;
+    };
+    controller_ = std::make_unique<Controller>(&machine_, &events_, &counters_,
+                                               std::move(options));
+  }
+
+  std::future<HttpResponse> Begin(const std::string& method,
+                                  const std::string& target,
+                                  const std::string& body = "") {
+    auto promise = std::make_shared<std::promise<HttpResponse>>();
+    controller_->Handle({method, target, body},
+                        [promise](HttpResponse response) {
+                          promise->set_value(std::move(response));
+                        });
+    return promise->get_future();
+  }
+  HttpResponse Send(const std::string& method, const std::string& target,
+                    const std::string& body = "") {
+    std::future<HttpResponse> answer = Begin(method, target, body);
+    if (answer.wait_for(std::chrono::seconds(30)) !=
+        std::future_status::ready) {
+      ADD_FAILURE() << "no answer: " << method << " " << target;
+      return {};
+    }
+    return answer.get();
+  }
+  Json Get(const std::string& target) {
+    HttpResponse response = Send("GET", target);
+    EXPECT_EQ(response.status, 200) << response.body;
+    return Json::parse(response.body, nullptr, false);
+  }
+  // The fault_message of a request that must be refused.
+  std::string Fault(const std::string& method, const std::string& target,
+                    const std::string& body = "") {
+    HttpResponse response = Send(method, target, body);
+    EXPECT_EQ(response.status, 400) << target << " " << response.body;
+    const Json json = Json::parse(response.body, nullptr, false);
+    return json.is_object() ? json.value("fault_message", "none") : "no JSON";
+  }
+  void Done(const std::string& method, const std::string& target,
+            const std::string& body) {
+    HttpResponse response = Send(method, target, body);
+    EXPECT_EQ(response.status, 204) << target << " " << response.body;
+    EXPECT_EQ(response.body, "");
+  }
+  void StartVm() {
+    Done("PUT", "/boot-source", kBoot);
+    Done("PUT", "/actions", kStart);
+  }
+
+  FakeMachine machine_;
+  EventHub events_;
+  ApiCounters counters_;
+  std::string logger_;
+  absl::Status log_status_;
+  int capability_calls_ = 0;
+  std::unique_ptr<Controller> controller_;
+};
+
+TEST_F(ControllerTest, AnswersAtOnceWhatPollersAsk) {
+  EXPECT_EQ(Get("/"), Json({{"app_name", "Cloister"},
+                            {"id", "vm7"},
+                            {"state", "Not started"},
+                            {"vmm_version", "1.2.3"}}));
+  EXPECT_EQ(Get("/machine-config")["vcpu_count"], 1);
+  EXPECT_EQ(Get("/version")["firecracker_version"], "1.2.3");
+  EXPECT_EQ(Get("/openapi.json")["openapi"], "3.1.0");
+}
+
+TEST_F(ControllerTest, LifecycleOfAVm) {
+  EXPECT_THAT(Fault("PUT", "/actions", kStart), HasSubstr("/boot-source"));
+  StartVm();
+  EXPECT_EQ(Get("/")["state"], "Running");
+  EXPECT_THAT(Fault("PUT", "/actions", kStart), HasSubstr("already"));
+  Done("PATCH", "/vm", "{\"state\":\"Paused\"}");
+  EXPECT_EQ(Get("/")["state"], "Paused");
+  Done("PATCH", "/vm", "{\"state\":\"Paused\"}");
+  Done("PATCH", "/vm", "{\"state\":\"Resumed\"}");
+  Done("PATCH", "/vm", "{\"state\":\"Resumed\"}");
+  Done("PUT", "/actions", "{\"action_type\":\"SendCtrlAltDel\"}");
+  Done("PUT", "/actions", "{\"action_type\":\"SendPowerButton\"}");
+  Done("PUT", "/actions", "{\"action_type\":\"InstanceStop\"}");
+  EXPECT_THAT(machine_.calls(),
+              ElementsAre("start", "pause", "resume", "ctrl-alt-del",
+                          "power button", "stop"));
+  controller_->OnEnd({{"reason", "stopped"}});
+  EXPECT_THAT(Fault("PATCH", "/vm", "{\"state\":\"Paused\"}"),
+              HasSubstr("ended"));
+  EXPECT_THAT(Fault("PUT", "/actions", "{\"action_type\":\"InstanceStop\"}"),
+              HasSubstr("ended"));
+}
+
+TEST_F(ControllerTest, StateRulesHoldForEveryEndpoint) {
+  for (int started = 0; started < 2; ++started) {
+    if (started) StartVm();
+    for (const Endpoint& endpoint : Endpoints()) {
+      if (endpoint.when == When::kAny || endpoint.group == Group::kAbsent) {
+        continue;
+      }
+      const bool allowed = (endpoint.when == When::kAfterStart) == started;
+      if (allowed) continue;
+      std::string target(endpoint.path);
+      std::string body;
+      if (endpoint.body != nullptr) {
+        // Whatever the body: what is wrong with it comes first, so one that
+        // is right is needed.
+        static const std::map<std::string, std::string> kBodies = {
+            {"patchVm", "{\"state\":\"Paused\"}"},
+            {"patchBalloon", "{\"amount_mib\":1}"},
+            {"patchBalloonStatistics", "{\"stats_polling_interval_s\":1}"},
+            {"patchDrive", "{\"drive_id\":\"a\"}"},
+            {"patchNetworkInterface", "{\"iface_id\":\"a\"}"},
+            {"convertMemory",
+             "{\"ranges\":[{\"gpa\":0,\"len\":4096,\"to\":\"shared\"}]}"},
+            {"putMachineConfiguration",
+             "{\"vcpu_count\":1,\"mem_size_mib\":64}"},
+            {"putBootSource", kBoot},
+            {"putDrive",
+             "{\"drive_id\":\"a\",\"path_on_host\":\"p\","
+             "\"is_root_device\":false}"},
+            {"putNetworkInterface",
+             "{\"iface_id\":\"a\",\"host_dev_name\":\"tap0\"}"},
+            {"putVsock", "{\"guest_cid\":3,\"uds_path\":\"/s\"}"},
+            {"putBalloon", "{\"amount_mib\":1,\"deflate_on_oom\":true}"},
+            {"putMetrics", "{\"metrics_path\":\"/nowhere/m\"}"}};
+        auto found = kBodies.find(std::string(endpoint.id));
+        body = found == kBodies.end() ? "{}" : found->second;
+      }
+      EXPECT_THAT(
+          Fault(std::string(MethodName(endpoint.method)), target, body),
+          HasSubstr(started ? "before the VM is started" : "not been started"))
+          << target;
+    }
+  }
+  EXPECT_THAT(machine_.calls(), ElementsAre("start"));
+}
+
+TEST_F(ControllerTest, AbsentEndpointsSaySo) {
+  for (const Endpoint& endpoint : Endpoints()) {
+    if (endpoint.group != Group::kAbsent) continue;
+    EXPECT_THAT(Fault(std::string(MethodName(endpoint.method)),
+                      std::string(endpoint.path), "{\"any\":\"thing\"}"),
+                HasSubstr("not supported"));
+  }
+}
+
+TEST_F(ControllerTest, SlowRequestsDoNotHoldUpOthers) {
+  Done("PUT", "/boot-source", kBoot);
+  std::promise<void> entered, leave;
+  machine_.hook = [&](absl::string_view call) {
+    if (call == "start") {
+      entered.set_value();
+      leave.get_future().wait();
+    }
+    return absl::OkStatus();
+  };
+  std::future<HttpResponse> start = Begin("PUT", "/actions", kStart);
+  entered.get_future().wait();
+  EXPECT_EQ(Get("/")["state"], "Not started");
+  EXPECT_THAT(Fault("PUT", "/actions", kStart), HasSubstr("being started"));
+  EXPECT_THAT(Fault("PUT", "/boot-source", kBoot), HasSubstr("being started"));
+  EXPECT_NE(start.wait_for(std::chrono::seconds(0)), std::future_status::ready);
+  leave.set_value();
+  EXPECT_EQ(start.get().status, 204);
+  EXPECT_EQ(Get("/")["state"], "Running");
+}
+
+TEST_F(ControllerTest, AFailedStartCanBeTriedAgain) {
+  Done("PUT", "/boot-source", kBoot);
+  machine_.hook = [](absl::string_view) {
+    return absl::NotFoundError("/k: No such file");
+  };
+  EXPECT_EQ(Fault("PUT", "/actions", kStart), "/k: No such file");
+  EXPECT_EQ(Get("/")["state"], "Not started");
+  machine_.hook = nullptr;
+  Done("PUT", "/actions", kStart);
+}
+
+TEST_F(ControllerTest, ConvertsOnlyWhatTheHostOwns) {
+  StartVm();
+  auto convert = [](uint64_t gpa, const char* to, uint64_t other) {
+    return absl::StrCat(
+        "{\"ranges\":[{\"gpa\":", gpa, ",\"len\":\"8KiB\",\"to\":\"", to,
+        "\"},{\"gpa\":", other, ",\"len\":4096,\"to\":\"shared\"}]}");
+  };
+  const uint64_t window = FakeMachine::kWindow;
+  const Json answer = Json::parse(
+      Send("POST", "/memory/convert", convert(window, "shared", window + 65536))
+          .body);
+  EXPECT_EQ(answer, Json({{"bytes", 12288}}));
+  EXPECT_EQ(Fault("POST", "/memory/convert",
+                  convert(window + 16384, "shared", 2 << 20)),
+            "guest owns this page");
+  EXPECT_EQ(machine_.states()->Get(memory::GuestAddress(window + 16384)),
+            memory::PageState::kPrivate);
+  EXPECT_THAT(
+      Fault("POST", "/memory/convert", convert(window, "private", window)),
+      HasSubstr("the same in all"));
+  EXPECT_THAT(Fault("POST", "/memory/convert", convert(1, "shared", window)),
+              HasSubstr("gpa"));
+  const Json shown =
+      Get(absl::StrCat("/memory/attributes?gpa=", window, "&len=16KiB"));
+  EXPECT_EQ(shown["ranges"][0]["state"], "shared");
+  EXPECT_EQ(shown["ranges"][0]["len"], "0x2000");
+  EXPECT_EQ(Get("/memory/conversions")["to_shared"]["host"]["bytes"], 12288);
+}
+
+TEST_F(ControllerTest, MapComesAsJsonAndAsPicture) {
+  StartVm();
+  EXPECT_EQ(Get("/memory/map?cells=8")["bytes"]["shared"], 1 << 20);
+  HttpResponse svg = Send("GET", "/memory/map.svg");
+  EXPECT_EQ(svg.status, 200);
+  EXPECT_EQ(svg.content_type, "image/svg+xml");
+  EXPECT_THAT(svg.body, HasSubstr("exchange window"));
+}
+
+TEST_F(ControllerTest, UpdatesDevices) {
+  StartVm();
+  Done("PATCH", "/drives/a", "{\"drive_id\":\"a\",\"path_on_host\":\"/n\"}");
+  Done("PATCH", "/network-interfaces/e", "{\"iface_id\":\"e\"}");
+  Done("PATCH", "/balloon", "{\"amount_mib\":4}");
+  Done("PATCH", "/balloon/statistics", "{\"stats_polling_interval_s\":4}");
+  EXPECT_THAT(machine_.calls(),
+              ElementsAre("start", "update drive a", "update network e",
+                          "update balloon", "update statistics"));
+  EXPECT_THAT(Fault("PATCH", "/drives/a", "{\"drive_id\":\"b\"}"),
+              HasSubstr("differs"));
+  EXPECT_THAT(Fault("PATCH", "/drives/none", "{\"drive_id\":\"none\"}"),
+              HasSubstr("no drive"));
+  EXPECT_EQ(Get("/balloon/statistics")["target_mib"], 1);
+}
+
+TEST_F(ControllerTest, LoggerTakesEffectOrIsNotNoted) {
+  Done("PUT", "/logger", "{\"log_path\":\"/l\",\"level\":\"warning\"}");
+  EXPECT_THAT(logger_, HasSubstr("\"Warning\""));
+  EXPECT_EQ(Get("/vm/config")["logger"]["log_path"], "/l");
+  log_status_ = absl::InvalidArgumentError("log_path: no");
+  EXPECT_EQ(Fault("PUT", "/logger", "{\"log_path\":\"/m\"}"), "log_path: no");
+  EXPECT_EQ(Get("/vm/config")["logger"]["log_path"], "/l");
+}
+
+TEST_F(ControllerTest, MetricsAreLinesWithDifferences) {
+  const std::string path = ::testing::TempDir() + "/metrics.json";
+  ::unlink(path.c_str());
+  EXPECT_THAT(Fault("PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}"),
+              HasSubstr("PUT /metrics"));
+  const std::string body =
+      absl::StrCat("{\"metrics_path\":\"", path,
+                   "\",\"emit_id\":true,\"properties\":{\"a\":\"b\"}}");
+  Done("PUT", "/metrics", body);
+  EXPECT_THAT(Fault("PUT", "/metrics", body), HasSubstr("already"));
+  StartVm();
+  for (int i = 0; i < 2; ++i) {
+    Done("PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}");
+  }
+  std::ifstream file(path);
+  std::vector<Json> lines;
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(Json::parse(line));
+  }
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0]["id"], "vm7");
+  EXPECT_EQ(lines[0]["properties"]["a"], "b");
+  EXPECT_EQ(lines[0]["vcpu"]["exit_port_read"], 3);
+  EXPECT_EQ(lines[1]["vcpu"]["exit_port_read"], 0);
+  // The request that writes the line is counted, too.
+  EXPECT_EQ(lines[1]["put_api_requests"]["count"], 1);
+  EXPECT_GT(lines[0]["utc_timestamp_ms"].get<int64_t>(), 1600000000000);
+}
+
+TEST_F(ControllerTest, MetricsNeedAPlace) {
+  EXPECT_THAT(
+      Fault("PUT", "/metrics", "{\"metrics_path\":\"/nowhere/metrics\"}"),
+      HasSubstr("metrics_path: open /nowhere/metrics"));
+}
+
+TEST_F(ControllerTest, EventsTellOfTheLifecycleAndOfConversions) {
+  int woken = 0;
+  auto listener = events_.Subscribe([&] { ++woken; });
+  StartVm();
+  controller_->Tick();
+  const uint64_t window = FakeMachine::kWindow;
+  Send("POST", "/memory/convert",
+       absl::StrCat("{\"ranges\":[{\"gpa\":", window,
+                    ",\"len\":4096,\"to\":\"shared\"}]}"));
+  controller_->Tick();
+  controller_->Tick();
+  controller_->OnEnd({{"reason", "power off"}});
+  std::istringstream text(listener->Take(1 << 20));
+  std::vector<std::string> seen;
+  for (std::string line; std::getline(text, line);) {
+    const Json json = Json::parse(line);
+    seen.push_back(json["event"].get<std::string>() + " " +
+                   json.value("state", json.contains("to_shared_bytes")
+                                           ? json["to_shared_bytes"].dump()
+                                           : ""));
+  }
+  EXPECT_THAT(seen, ElementsAre("lifecycle starting", "lifecycle running",
+                                "conversions 0", "host_conversion ",
+                                "conversions 4096", "lifecycle ended"));
+  EXPECT_GE(woken, 1);
+}
+
+TEST_F(ControllerTest, CapabilitiesAreAskedForOnce) {
+  EXPECT_TRUE(Get("/capabilities").contains("kvm"));
+  Get("/capabilities");
+  EXPECT_EQ(capability_calls_, 1);
+}
+
+TEST_F(ControllerTest, MeasurementNeedsAKernel) {
+  EXPECT_THAT(Fault("GET", "/confidential/measurement"), HasSubstr("boot"));
+  Done("PUT", "/boot-source", kBoot);
+  EXPECT_EQ(Get("/confidential/measurement")["digest"], "00");
+}
+
+TEST_F(ControllerTest, ConfidentialShowsTheBackendInUse) {
+  EXPECT_EQ(Get("/confidential")["backend"], "auto");
+  StartVm();
+  EXPECT_EQ(Get("/confidential")["backend"], "emulated");
+  EXPECT_EQ(Get("/vm/config")["confidential"]["backend"], "auto");
+}
+
+TEST_F(ControllerTest, LoadsAConfigAndStartsIt) {
+  EXPECT_FALSE(controller_->Start().ok());
+  EXPECT_FALSE(controller_->LoadConfig("{\"bogus\":1}").ok());
+  ASSERT_OK(controller_->LoadConfig(
+      absl::StrCat("{\"boot-source\":", kBoot, ",\"logger\":{}}")));
+  EXPECT_NE(logger_, "");
+  ASSERT_OK(controller_->Start());
+  EXPECT_EQ(Get("/")["state"], "Running");
+}
+
+TEST_F(ControllerTest, PrometheusTextIsWellFormed) {
+  StartVm();
+  HttpResponse response = Send("GET", "/metrics/prometheus");
+  EXPECT_THAT(response.content_type, HasSubstr("version=0.0.4"));
+  EXPECT_THAT(response.body,
+              HasSubstr("cloister_vcpu_exits_total{vcpu=\"0\",kind=\"port_"
+                        "read\"} 3\n"));
+  EXPECT_THAT(response.body,
+              HasSubstr("cloister_conversion_latency_seconds_bucket{le="
+                        "\"+Inf\"} 4\n"));
+}
+
+TEST_F(ControllerTest, CountsRequestsAndFailures) {
+  Get("/");
+  Fault("PUT", "/boot-source", "{");
+  Fault("PUT", "/nowhere", "{}");
+  Fault("PATCH", "/machine-config", "{}");
+  const Json api = Get("/metrics")["api"];
+  EXPECT_EQ(api["get"]["count"], 2);
+  EXPECT_EQ(api["patch"]["failed"], 1);
+  EXPECT_EQ(api["bad_requests"], 2);
+}
+
+}  // namespace
+}  // namespace cloister::api
