@@ -38,23 +38,18 @@ size_t DmaMirror::EntriesToShare(const std::vector<GuestRange>& ranges) const {
   return blocks;
 }
 
-// Each range that takes something out of an entry leaves at most one piece more
-// than there was. A chunk that could not be converted comes back by itself, in
-// at most as many pieces as it has blocks: chunks are no larger than the range.
+// Chunks come in ascending order, so a range splits one entry at most: that in
+// which it begins. A chunk that could not be converted comes back by itself,
+// beside what is left of the entries on both sides.
 size_t DmaMirror::EntriesToTakeBack(const std::vector<GuestRange>& ranges) {
-  size_t pieces = 0;
-  size_t largest = 0;
+  size_t splits = 0;
   for (const GuestRange& range : ranges) {
-    auto entry = entries_.upper_bound(Start(range));
+    auto entry = entries_.lower_bound(Start(range));
     if (entry != entries_.begin() && std::prev(entry)->second > Start(range)) {
-      --entry;
+      ++splits;
     }
-    for (; entry != entries_.end() && entry->first < End(range); ++entry) {
-      ++pieces;
-    }
-    largest = std::max(largest, EntriesToShare({range}));
   }
-  return pieces + largest;
+  return splits + 2;
 }
 
 size_t DmaMirror::Free() const {
@@ -99,9 +94,13 @@ void DmaMirror::Add(uint64_t start, uint64_t end, OpenSet* set) {
   --reserved_;
 }
 
-void DmaMirror::Remove(Entries::iterator entry) {
+// What a set gives up stays reserved for it: the pages may come back.
+void DmaMirror::Remove(Entries::iterator entry, OpenSet* set) {
   Note(mapper_->Unmap(Range(entry->first, entry->second)));
   entries_.erase(entry);
+  if (set == nullptr) return;
+  ++set->reserved;
+  ++reserved_;
 }
 
 void DmaMirror::AddBlocks(const GuestRange& range, OpenSet* set) {
@@ -131,15 +130,10 @@ void DmaMirror::UnmapShared(const GuestRange& chunk) noexcept {
   while (entry != entries_.end() && entry->first < End(chunk)) {
     const uint64_t start = entry->first;
     const uint64_t end = entry->second;
-    Remove(entry);
-    // The entry that went pays for the first of the rest.
-    OpenSet* payer = nullptr;
-    if (start < Start(chunk)) {
-      Add(start, Start(chunk), payer);
-      payer = set;
-    }
-    if (end > End(chunk)) Add(End(chunk), end, payer);
-    entry = entries_.lower_bound(End(chunk));
+    Remove(entry, set);
+    if (start < Start(chunk)) Add(start, Start(chunk), set);
+    if (end > End(chunk)) Add(End(chunk), end, set);
+    entry = entries_.lower_bound(end);
   }
 }
 
@@ -211,7 +205,7 @@ void DmaMirror::Compact() {
       first = next;
       continue;
     }
-    while (first != next) Remove(first++);
+    while (first != next) Remove(first++, nullptr);
     Add(start, end, nullptr);
     first = entries_.upper_bound(start);
   }

@@ -77,7 +77,8 @@ class DmaMirror : public memory::ConversionListener {
   // One entry more or less; those that `set` adds come from its reservation.
   void Add(uint64_t start, uint64_t end, OpenSet* set)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Remove(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(Entries::iterator entry, OpenSet* set)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Adds one entry for each block of `range`.
   void AddBlocks(const memory::GuestRange& range, OpenSet* set)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
