@@ -286,8 +286,9 @@ absl::Status ConfigStore::CheckStart() const {
                        json.contains("balloon");
   if (devices && HasArgument(arguments, "pci=off")) {
     return Wrong(
-        "boot_args: pci=off leaves a confidential guest without its devices: "
-        "it reaches none by MMIO");
+        "boot_args: pci=off leaves a confidential guest without its devices, "
+        "for it reaches none by MMIO; leave the argument out, or ask for no "
+        "private memory: PUT /confidential {\"backend\": \"off\"}");
   }
   return absl::OkStatus();
 }

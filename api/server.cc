@@ -121,8 +121,8 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
     });
     http::async_read_header(
         socket_, buffer_, *parser_,
-        [self = shared_from_this()](ErrorCode error, size_t) {
-          self->OnHeader(error);
+        [self = shared_from_this()](ErrorCode error, size_t size) {
+          self->OnHeader(error, size);
         });
   }
 
@@ -161,7 +161,11 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
         });
   }
 
-  void OnHeader(ErrorCode error) {
+  void OnHeader(ErrorCode error, size_t size) {
+    // The parser bounds what it keeps, but does not count the start line.
+    if (!error && size > server_->options_.header_limit) {
+      error = http::error::header_limit;
+    }
     if (error) return OnReadError(error);
     if (!token_.empty() && !Authorized()) {
       // Without reading a body from somebody unknown.
@@ -288,6 +292,8 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
     }
     response_.body() = std::move(from.body);
     response_.prepare_payload();
+    // RFC 9110, 8.6: none with 204.
+    if (from.status == 204) response_.erase(http::field::content_length);
     if (server_->closing_) keep_alive_ = false;
     response_.keep_alive(keep_alive_);
     http::async_write(socket_, response_,

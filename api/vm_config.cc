@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/api/vm_config.h"
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "cloister/api/config_store.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/confidential/backend_kind.h"
+#include "cloister/devices/rate_limiter.h"
 #include "cloister/memory/conversion_policy.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/guest_memory_mapping.h"
+#include "cloister/vmm/device_config.h"
 
 namespace cloister::api {
 namespace {
@@ -91,18 +95,101 @@ absl::Status FillConfidential(const Json& json, vmm::ConfidentialConfig* out) {
   return absl::OkStatus();
 }
 
-absl::Status CheckDevices(const Json& config) {
-  for (const char* section :
-       {"drives", "network-interfaces", "vsock", "entropy", "balloon"}) {
-    const bool wanted =
-        config.contains(section) &&
-        (config[section].is_object() || !config[section].empty());
-    if (wanted) {
-      return absl::UnimplementedError(absl::StrCat(
-          section, ": this build's monitor has no such device yet"));
-    }
+devices::TokenBucketConfig BucketOf(const Json& json) {
+  devices::TokenBucketConfig bucket;
+  bucket.size = json["size"].get<uint64_t>();
+  bucket.refill_time =
+      std::chrono::milliseconds(json["refill_time"].get<int64_t>());
+  bucket.one_time_burst = json.value("one_time_burst", uint64_t{0});
+  // As Firecracker has it: either at 0 is no limit.
+  if (bucket.size == 0 || bucket.refill_time.count() == 0) return {};
+  return bucket;
+}
+
+devices::RateLimiterConfig LimitOf(const Json& device, const char* name) {
+  devices::RateLimiterConfig limit;
+  if (!device.contains(name)) return limit;
+  const Json& json = device[name];
+  if (json.contains("bandwidth")) limit.bandwidth = BucketOf(json["bandwidth"]);
+  if (json.contains("ops")) limit.operations = BucketOf(json["ops"]);
+  return limit;
+}
+
+vmm::DiskConfig DiskOf(const Json& drive) {
+  vmm::DiskConfig disk;
+  disk.id = drive["drive_id"].get<std::string>();
+  disk.path = drive["path_on_host"].get<std::string>();
+  disk.read_only = drive["is_read_only"].get<bool>();
+  disk.limit = LimitOf(drive, "rate_limiter");
+  return disk;
+}
+
+vmm::NetConfig NetOf(const Json& card) {
+  vmm::NetConfig net;
+  net.id = card["iface_id"].get<std::string>();
+  net.tap = card["host_dev_name"].get<std::string>();
+  net.mac = card.value("guest_mac", "");
+  net.rx_limit = LimitOf(card, "rx_rate_limiter");
+  net.tx_limit = LimitOf(card, "tx_rate_limiter");
+  return net;
+}
+
+void FillDevices(const Json& config, vmm::DevicesConfig* devices) {
+  for (const Json& drive : config["drives"]) {
+    // The root device is the guest's first disk.
+    const bool root = drive["is_root_device"].get<bool>();
+    devices->disks.insert(root ? devices->disks.begin() : devices->disks.end(),
+                          DiskOf(drive));
   }
-  return absl::OkStatus();
+  for (const Json& card : config["network-interfaces"]) {
+    devices->nets.push_back(NetOf(card));
+  }
+  if (config.contains("vsock")) {
+    devices->vsock.emplace();
+    devices->vsock->cid = config["vsock"]["guest_cid"].get<uint64_t>();
+    devices->vsock->path = config["vsock"]["uds_path"].get<std::string>();
+  }
+  if (config.contains("entropy")) {
+    devices->rng.emplace();
+    devices->rng->limit = LimitOf(config["entropy"], "rate_limiter");
+  }
+  if (!config.contains("balloon")) return;
+  const Json& balloon = config["balloon"];
+  devices->balloon.emplace();
+  devices->balloon->target = balloon["amount_mib"].get<uint64_t>() << 20;
+  devices->balloon->deflate_on_oom = balloon["deflate_on_oom"].get<bool>();
+  devices->balloon->reporting = balloon.value("free_page_reporting", false);
+  devices->balloon->stats_seconds =
+      balloon.value("stats_polling_interval_s", uint32_t{0});
+}
+
+// The inverse, for GET /vm/config of a VM that options describe.
+void ShowDevices(const vmm::DevicesConfig& devices, Json* json) {
+  for (size_t i = 0; i < devices.disks.size(); ++i) {
+    (*json)["drives"].push_back({{"drive_id", vmm::DiskId(devices, i)},
+                                 {"path_on_host", devices.disks[i].path},
+                                 {"is_root_device", false},
+                                 {"is_read_only", devices.disks[i].read_only}});
+  }
+  for (size_t i = 0; i < devices.nets.size(); ++i) {
+    // A tap that came as a descriptor has no name to show.
+    if (devices.nets[i].tap.empty()) continue;
+    (*json)["network-interfaces"].push_back(
+        {{"iface_id", vmm::NetId(devices, i)},
+         {"host_dev_name", devices.nets[i].tap}});
+  }
+  if (devices.vsock.has_value()) {
+    (*json)["vsock"] = {{"guest_cid", devices.vsock->cid},
+                        {"uds_path", devices.vsock->path}};
+  }
+  if (devices.rng.has_value()) (*json)["entropy"] = Json::object();
+  if (devices.balloon.has_value()) {
+    (*json)["balloon"] = {
+        {"amount_mib", devices.balloon->target >> 20},
+        {"deflate_on_oom", devices.balloon->deflate_on_oom},
+        {"free_page_reporting", devices.balloon->reporting},
+        {"stats_polling_interval_s", devices.balloon->stats_seconds}};
+  }
 }
 
 }  // namespace
@@ -122,7 +209,11 @@ absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
   vm.memory.huge_pages = HugePagesOf(machine["huge_pages"].get<std::string>());
   RETURN_IF_ERROR(FillConfidential(config["confidential"], &vm.confidential));
   FillPolicy(config["memory-policy"], &vm.confidential.policy);
-  RETURN_IF_ERROR(CheckDevices(config));
+  FillDevices(config, &vm.devices);
+  // A guest that is told to look at no PCI finds its devices by ACPI.
+  if (HasArgument(vm.kernel.command_line, "pci=off")) {
+    vm.devices.transport = vmm::VirtioTransport::kMmio;
+  }
   return vm;
 }
 
@@ -157,6 +248,7 @@ std::string ConfigText(const vmm::VmConfig& config) {
   if (policy.shared_limit != UINT64_MAX) {
     json["memory-policy"]["shared_limit"] = policy.shared_limit;
   }
+  ShowDevices(config.devices, &json);
   return JsonText(json);
 }
 

@@ -10,8 +10,8 @@
 
 namespace cloister::api {
 
-// The VM that `config`, a ConfigStore's object, describes. Unimplemented,
-// naming the section, for what this build's monitor lacks.
+// The VM that `config`, a ConfigStore's object, describes. vmm::ValidateConfig
+// judges it.
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id);
 

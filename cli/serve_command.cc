@@ -90,7 +90,10 @@ absl::Status Serve::CreateService() {
   parts.hooks.log = &log_;
   parts.hooks.boot_timer = &timer_;
   parts.hooks.kick_signal = KickSignal();
-  parts.hooks.on_end = [this] { loop_->Stop(); };
+  // A VM that could not be built ends, too, and nobody has seen it.
+  parts.hooks.on_end = [this] {
+    if (service_->machine().vm() != nullptr) loop_->Stop();
+  };
   parts.hooks.on_thread_start = [this](vmm::ThreadKind kind) {
     sandbox_->EnterThread(kind);
   };
