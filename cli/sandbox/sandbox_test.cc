@@ -81,6 +81,13 @@ TEST_F(SandboxTest, ARefusedCallIsNamedWithItsThreadOnEveryKind) {
   }
 }
 
+TEST_F(SandboxTest, ThreadsWithoutAFilterOfTheirOwnHaveTheMainThreads) {
+  EXPECT_EQ(Child("api-worker openat").exit_code, 0);
+  Result result = Child("api-worker execve");
+  EXPECT_EQ(result.exit_code, kExitSeccomp) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("kind main may not call execve"));
+}
+
 TEST_F(SandboxTest, ArgumentsAreShown) {
   // AF_NETLINK, SOCK_RAW
   EXPECT_THAT(Child("api socket").output, HasSubstr("arguments 0x10 0x3 0x0"));

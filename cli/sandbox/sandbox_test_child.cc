@@ -20,6 +20,7 @@
 #include <string>
 #include <thread>
 
+#include "cloister/api/worker.h"
 #include "cloister/base/log.h"
 #include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/devices/virtio/worker.h"
@@ -89,6 +90,17 @@ void RunOn(ThreadKind kind, const Sandbox& sandbox,
 
 int Act(const Sandbox& sandbox, const std::string& kind_name,
         const std::string& action) {
+  if (kind_name == "api-worker") {
+    // Has no filter but the one that it inherits.
+    std::promise<void> done;
+    api::Worker worker;
+    worker.Run([&] {
+      Actions().at(action)();
+      done.set_value();
+    });
+    done.get_future().wait();
+    return 0;
+  }
   for (int kind = 0; kind < vmm::kThreadKinds; ++kind) {
     if (kind_name == vmm::ThreadKindName(static_cast<ThreadKind>(kind))) {
       RunOn(static_cast<ThreadKind>(kind), sandbox, Actions().at(action));
