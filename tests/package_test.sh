@@ -83,7 +83,7 @@ check "completion offers doctor" has "$offered" "doctor"
 # --- the unit ---
 readonly UNIT=$ROOT/usr/lib/systemd/system/cloister@.service
 mapfile -t used < <(sed -n 's/^ExecStart=//p' "$UNIT" | grep -o -- '--[a-z-]*')
-help=$("$PROGRAM" run --help)
+help=$("$PROGRAM" serve --help)
 for option in "${used[@]}"; do
   check "the unit's $option exists" has "$help" "$option"
 done
