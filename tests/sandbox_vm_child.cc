@@ -13,8 +13,8 @@
 #include "cloister/base/log.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/raw_mode.h"
-#include "cloister/cli/run_command.h"
 #include "cloister/cli/sandbox/sandbox.h"
+#include "cloister/cli/vm_process.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "cloister/vmm/builder.h"
 
