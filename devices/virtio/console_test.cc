@@ -104,7 +104,7 @@ TEST_P(ConsoleTest, WaitsForASinkWithoutRoom) {
   const std::string text(3000, 'x');
   ASSERT_TRUE(driver_->queue(kTx).Offer({{Readable(text)}}).has_value());
   driver_->Kick(kTx);
-  ASSERT_TRUE(Eventually([&] { return console_->counters().tx_waits == 1; }));
+  ASSERT_TRUE(Eventually([&] { return console_->counters().tx_waits >= 1; }));
   EXPECT_EQ(sink_.text().size(), 5u);
   EXPECT_TRUE(Eventually([&] { return ram_.LeasedBytes() == 0; }));
   sink_.SetRoom(SIZE_MAX);
