@@ -50,7 +50,7 @@ using BalloonStats = std::array<std::optional<uint64_t>, kBalloonStatCount>;
 //
 // The frame numbers and ranges of a driver only name pages of its own guest;
 // BalloonPages decides what may become of them. Linux takes part only in guests
-// that are not confidential (docs/balloon.md).
+// that are not confidential (docs/networking.md).
 class Balloon : public VirtioDevice, private DeviceRunner::Handler {
  public:
   // Frame numbers in one request of a driver (Linux: 256).
