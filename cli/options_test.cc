@@ -144,8 +144,10 @@ TEST(OptionsTest, TheDescriptionHasEveryCommandAndOption) {
   ASSERT_NE(Find(all, "--log-level"), nullptr);
   EXPECT_EQ(Find(all, "--log-level")->value, "LEVEL");
   const CommandHelp* run = nullptr;
+  const CommandHelp* ctl = nullptr;
   for (const CommandHelp& command : all.commands) {
     if (command.name == "run") run = &command;
+    if (command.name == "ctl") ctl = &command;
     EXPECT_NE(command.text, "") << command.name;
     // What --help shows is what is described.
     const std::string help = Parse({command.name.c_str(), "--help"}).output;
@@ -158,10 +160,13 @@ TEST(OptionsTest, TheDescriptionHasEveryCommandAndOption) {
   }
   ASSERT_NE(run, nullptr);
   ASSERT_NE(Find(*run, "--kernel"), nullptr);
-  EXPECT_TRUE(Find(*run, "--kernel")->required);
   EXPECT_EQ(Find(*run, "--kernel")->value, "FILE");
   ASSERT_NE(Find(*run, "--no-seccomp"), nullptr);
   EXPECT_EQ(Find(*run, "--no-seccomp")->value, "");
+  ASSERT_NE(ctl, nullptr);
+  EXPECT_FALSE(ctl->commands.empty());
+  ASSERT_NE(Find(*ctl, "--api-sock"), nullptr);
+  EXPECT_TRUE(Find(*ctl, "--api-sock")->required);
 }
 
 TEST(OptionsTest, HelpGoesToStdoutWithExitCodeZero) {
