@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 LAB = pathlib.Path("lab").absolute()
@@ -27,7 +26,7 @@ CLOISTER = os.path.abspath("cli/cloister")
 WORKER = os.path.abspath("tests/virtio_blk_guest")
 IGNORE_FLUSH = os.path.abspath("tests/power_cut_ignore_flush")
 CUTS = 50 if os.environ.get("CLOISTER_SOAK") else 5
-PATIENCE = 300  # Seconds for any one step on a busy machine.
+PATIENCE = 600  # Seconds that a script may take in the lab; waiting for the lab does not count.
 
 
 def children(pid):
@@ -63,7 +62,8 @@ def make_disk(folder):
     for image, size, tree in ((inner, "128M", None), (disk, "512M", inner.parent)):
         command = ["mke2fs", "-q", "-t", "ext4"] + (["-d", str(tree)] if tree else [])
         environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
-        subprocess.run(command + [str(image), size], check=True, env=environment)
+        subprocess.run(command + [str(image), size], check=True, env=environment,
+                       stdout=subprocess.DEVNULL)
     return disk
 
 
@@ -107,8 +107,7 @@ class Machine:
              "--qemu-arg=-drive", f"--qemu-arg={drive}",
              "--qemu-arg=-device", "--qemu-arg=virtio-blk-pci,drive=cut",
              "--", "sh", "-c", script],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            errors="replace")
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace")
 
     def run_guest(self, log, backend):
         """The script that runs the guest, which writes records to `log` until it is dark."""
@@ -125,14 +124,13 @@ class Machine:
         """
         process = self.start(script)
         lines, last = [], 0
-        end = time.monotonic() + PATIENCE
         try:
             for line in process.stdout:
                 lines.append(line)
                 found = re.match(r"record (\d+)\r?$", line)
                 if found:
                     last = int(found[1])
-                if last >= records or time.monotonic() > end:
+                if last >= records:
                     break
             emulator = emulator_of(process.pid)
             if last < records or emulator is None:
@@ -151,7 +149,7 @@ class Machine:
     def last_look(self):
         """What CHECK finds, without a guest afterwards."""
         process = self.start(MOUNT + CHECK.replace("{worker}", WORKER) + CHECK_OUTER)
-        said, _ = process.communicate(timeout=2 * PATIENCE)
+        said, _ = process.communicate()
         return said
 
 
