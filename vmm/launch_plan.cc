@@ -36,22 +36,29 @@ std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
 // what is behind them on the host, nor how fast that may be.
 std::string DevicesText(const DevicesConfig& devices) {
   if (devices.count() == 0) return "";
-  std::string text = absl::StrCat(
-      "virtio ", devices.transport == VirtioTransport::kPci ? "pci" : "mmio",
-      "\n");
-  for (size_t i = 0; i < devices.disks.size(); ++i) {
-    const DiskConfig& disk = devices.disks[i];
-    absl::StrAppend(&text, "disk ", disk.read_only ? "read-only" : "read-write",
-                    " \"",
-                    absl::CHexEscape(disk.serial.empty() ? DiskId(devices, i)
-                                                         : disk.serial),
-                    "\"\n");
+  // A new kind of device does not compile without a line here.
+  const auto& [transport, disks, nets, vsock, rng, balloon] = devices;
+  std::string text =
+      transport == VirtioTransport::kPci ? "virtio pci\n" : "virtio mmio\n";
+  for (size_t i = 0; i < disks.size(); ++i) {
+    absl::StrAppend(
+        &text, "disk ", disks[i].read_only ? "read-only" : "read-write", " \"",
+        absl::CHexEscape(disks[i].serial.empty() ? DiskId(devices, i)
+                                                 : disks[i].serial),
+        "\"\n");
   }
-  for (const NetConfig& net : devices.nets) {
+  for (const NetConfig& net : nets) {
     absl::StrAppend(&text, "net ", net.queues, " \"", absl::CHexEscape(net.mac),
                     "\"\n");
   }
-  if (devices.rng.has_value()) absl::StrAppend(&text, "rng\n");
+  if (vsock.has_value()) absl::StrAppend(&text, "vsock ", vsock->cid, "\n");
+  if (rng.has_value()) absl::StrAppend(&text, "rng\n");
+  if (balloon.has_value()) {
+    absl::StrAppend(&text, "balloon ", balloon->target,
+                    balloon->deflate_on_oom ? " deflate-on-oom" : "",
+                    balloon->reporting ? " reporting" : "",
+                    balloon->stats_seconds != 0 ? " statistics" : "", "\n");
+  }
   return text;
 }
 

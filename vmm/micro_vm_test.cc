@@ -544,6 +544,27 @@ TEST_P(BackendVmTest, RelaunchedGuestsFindNothingOfTheirPast) {
   EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
 }
 
+TEST_P(BackendVmTest, RelaunchedGuestsHaveTheirDevicesAgain) {
+  DiskConfig disk;
+  disk.path = absl::StrCat(::testing::TempDir(), "/disk");
+  std::ofstream(disk.path) << std::string(8192, 'd');
+  config_.devices.disks.push_back(disk);
+  config_.devices.rng.emplace();
+  auto vm = Make(MicroKernel::kFresh);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
+  // Gone with their VM: nobody has the disk's file open while it is missing.
+  ASSERT_EQ(std::remove(disk.path.c_str()), 0);
+  EXPECT_THAT(vm->Relaunch(),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr(disk.path)));
+  std::ofstream(disk.path) << std::string(8192, 'e');
+  sink_.Take();
+  ASSERT_OK(vm->Relaunch());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
+  EXPECT_EQ(sink_.Take(), "ff");
+}
+
 TEST_P(BackendVmTest, OnlyAnEndedVmRelaunches) {
   auto vm = Make(MicroKernel::kPrint);
   ASSERT_NE(vm, nullptr);
