@@ -7,18 +7,22 @@ namespace cloister::kvm {
 namespace {
 
 constexpr ThreadRequest kRequests[] = {
-    {"KVM_RUN", KVM_RUN, true, false, "runs the guest"},
-    {"KVM_GET_REGS", KVM_GET_REGS, true, false, "describes a guest's crash"},
-    {"KVM_GET_SREGS", KVM_GET_SREGS, true, false, "describes a guest's crash"},
-    {"KVM_SET_MEMORY_ATTRIBUTES", KVM_SET_MEMORY_ATTRIBUTES, true, true,
+    {"KVM_RUN", KVM_RUN, true, false, false, "runs the guest"},
+    {"KVM_GET_REGS", KVM_GET_REGS, true, false, false,
+     "describes a guest's crash"},
+    {"KVM_GET_SREGS", KVM_GET_SREGS, true, false, false,
+     "describes a guest's crash"},
+    {"KVM_SET_MEMORY_ATTRIBUTES", KVM_SET_MEMORY_ATTRIBUTES, true, true, false,
      "converts pages that the guest asked for, or gave to the balloon"},
-    {"KVM_IRQ_LINE", KVM_IRQ_LINE, true, true, "interrupts of devices"},
-    {"KVM_SIGNAL_MSI", KVM_SIGNAL_MSI, true, true, "interrupts of devices"},
-    {"KVM_SET_GSI_ROUTING", KVM_SET_GSI_ROUTING, true, false,
+    {"KVM_IRQ_LINE", KVM_IRQ_LINE, true, true, true,
+     "interrupts of devices; keys and buttons of the API"},
+    {"KVM_SIGNAL_MSI", KVM_SIGNAL_MSI, true, true, true,
+     "interrupts of devices; changes that the API makes to them"},
+    {"KVM_SET_GSI_ROUTING", KVM_SET_GSI_ROUTING, true, false, false,
      "the guest programs a device's MSI-X table"},
-    {"KVM_IRQFD", KVM_IRQFD, true, false,
+    {"KVM_IRQFD", KVM_IRQFD, true, false, false,
      "the guest programs a device's MSI-X table"},
-    {"KVM_IOEVENTFD", KVM_IOEVENTFD, true, false,
+    {"KVM_IOEVENTFD", KVM_IOEVENTFD, true, false, false,
      "the guest moves a device's notification registers"},
 };
 

@@ -12,6 +12,7 @@ struct ThreadRequest {
   unsigned long request;  // ioctl(2)'s second argument
   bool on_vcpu_threads;
   bool on_device_threads;
+  bool on_api_threads;
   const char* why;  // for people: what the thread needs it for
 };
 

@@ -27,6 +27,7 @@ TEST(ThreadRequestsTest, DeviceThreadsNeitherRunVcpusNorMapMemory) {
     EXPECT_NE(request.request, Requests::kCreateVcpu) << request.name;
     if (request.request == Requests::kRun) {
       EXPECT_FALSE(request.on_device_threads);
+      EXPECT_FALSE(request.on_api_threads);
     }
   }
 }

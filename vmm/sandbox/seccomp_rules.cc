@@ -184,7 +184,8 @@ void AddIoctls(Table& table) {
                     {{"TCGETS", TCGETS}, {"TCSETS", TCSETS}});
   for (const kvm::ThreadRequest& request : kvm::ThreadRequests()) {
     table.AllowIf((request.on_vcpu_threads ? kVcpu : 0) |
-                      (request.on_device_threads ? kDevice : 0),
+                      (request.on_device_threads ? kDevice : 0) |
+                      (request.on_api_threads ? kApi : 0),
                   "ioctl", request.name, {{1, kLow32, request.request}},
                   request.why);
   }
