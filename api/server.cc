@@ -81,9 +81,9 @@ class Server::Impl {
   const ServerOptions options_;
   const HttpHandler handler_;
   ApiCounters* const counters_;
-  // The server's thread only. Outlives the context, whose pending operations
-  // hold the sessions.
-  std::set<Session*> sessions_;
+  // The open ones. The server's thread only. Outlives the context, whose
+  // pending operations hold sessions, too.
+  std::set<std::shared_ptr<Session>> sessions_;
   asio::io_context context_{1};
   asio::steady_timer tick_{context_};
   asio::steady_timer grace_{context_};
@@ -92,8 +92,8 @@ class Server::Impl {
   std::thread thread_;
 };
 
-// One connection. Lives as long as an operation of it is pending, or an answer
-// is being waited for.
+// One connection. The server holds it until it is closed; pending operations
+// do, too, so its buffers outlive them.
 class Server::Impl::Session : public std::enable_shared_from_this<Session> {
  public:
   Session(Impl* server, Socket socket, const std::string& token)
@@ -101,10 +101,7 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
         socket_(std::move(socket)),
         deadline_(server->context_),
         token_(token),
-        buffer_(server->options_.header_limit + (64 << 10)) {
-    server_->sessions_.insert(this);
-  }
-  ~Session() { server_->sessions_.erase(this); }
+        buffer_(server->options_.header_limit + (64 << 10)) {}
 
   void ReadRequest() {
     if (server_->closing_) return Close();
@@ -141,6 +138,7 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
     ErrorCode ignored;
     socket_.shutdown(Socket::shutdown_both, ignored);
     socket_.close(ignored);
+    server_->sessions_.erase(shared_from_this());
   }
 
  private:
@@ -255,10 +253,12 @@ class Server::Impl::Session : public std::enable_shared_from_this<Session> {
           Fault(503, "the request takes too long; it may still be done"));
     });
     Server::Impl* server = server_;
-    server_->handler_(request, [server, self = shared_from_this(),
+    server_->handler_(request, [server, weak = weak_from_this(),
                                 number = request_](HttpResponse response) {
       asio::post(server->context_,
-                 [self, number, response = std::move(response)]() mutable {
+                 [weak, number, response = std::move(response)]() mutable {
+                   auto self = weak.lock();
+                   if (self == nullptr) return;
                    self->OnAnswer(number, std::move(response));
                  });
     });
@@ -460,8 +460,10 @@ void Server::Impl::AcceptOne(Listener* listener) {
   socket.assign(asio::generic::stream_protocol(AF_UNIX, 0), fd, error);
   if (!error) {
     (void)owned.release();  // the socket's now
-    std::make_shared<Session>(this, std::move(socket), listener->token)
-        ->ReadRequest();
+    auto session =
+        std::make_shared<Session>(this, std::move(socket), listener->token);
+    sessions_.insert(session);
+    session->ReadRequest();
   }
   Accept(listener);
 }
@@ -501,8 +503,8 @@ void Server::Impl::Close() {
     listener->pause.cancel();
     listener->descriptor.close(ignored);
   }
-  const std::set<Session*> sessions = sessions_;
-  for (Session* session : sessions) session->Wind();
+  const std::set<std::shared_ptr<Session>> sessions = sessions_;
+  for (const auto& session : sessions) session->Wind();
   grace_.expires_after(Milliseconds(0));
   const auto end = std::chrono::steady_clock::now() + kGrace;
   auto look = std::make_shared<std::function<void(const ErrorCode&)>>();
@@ -522,7 +524,8 @@ void Server::Impl::Stop() {
   if (!thread_.joinable()) return;
   asio::post(context_, [this] { Close(); });
   thread_.join();
-  // Handlers that never ran hold sessions, which refer to this object.
+  // Those that the grace was too short for.
+  sessions_.clear();
   for (auto& listener : listeners_) {
     ErrorCode ignored;
     listener->descriptor.close(ignored);

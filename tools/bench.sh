@@ -35,6 +35,10 @@ for name in "${benchmarks[@]}"; do
   echo "== $name"
   case $name in
     conversions) lab/lab --timeout 600 -- "$binary" ;;
+    start)
+      bazel build --config=release //cli:cloister >&2
+      "$binary" "$PWD/bazel-bin/cli/cloister"
+      ;;
     *) "$binary" ;;
   esac
 done
