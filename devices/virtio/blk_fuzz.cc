@@ -10,20 +10,25 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <future>
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "cloister/base/bytes.h"
+#include "cloister/devices/rate_limiter.h"
 #include "cloister/devices/virtio/blk.h"
+#include "cloister/devices/virtio/blk_request.h"
 #include "cloister/devices/virtio/disk_fake_engine.h"
+#include "cloister/devices/virtio/disk_file.h"
 #include "cloister/devices/virtio/driver_fake.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
@@ -40,6 +45,7 @@ constexpr uint64_t kDiskSize = 128 * 512;
 constexpr int kPages = 8;  // for requests
 constexpr uint64_t kPage = 4096;
 constexpr uint8_t kMark = 0x5a;
+constexpr std::chrono::milliseconds kLongRefill = std::chrono::hours(1);
 
 void Require(bool condition, const char* what) {
   if (condition) return;
@@ -94,7 +100,10 @@ class Session {
   Session(Disk& disk, Input& data)
       : disk_(disk), data_(data), pages_(ram_.AllocPages(kPages)) {
     Blk::Options options;
-    options.file = {disk.path(), data.Flip(), false};
+    options.file = {disk.path(), data.Flip(), data.Flip()};
+    // Where memory has no O_DIRECT there is no such disk.
+    options.file.direct =
+        options.file.direct && DiskFile::Open(options.file).ok();
     options.queue_size = 8;
     options.serial = "fuzz";
     options.engine_factory = fault_.MakeFactory();
@@ -129,7 +138,7 @@ class Session {
  private:
   void Step() {
     DriverFake& queue = driver_->queue(0);
-    switch (data_.UpTo(9)) {
+    switch (data_.UpTo(10)) {
       case 0:
       case 1:
       case 2:
@@ -162,7 +171,30 @@ class Session {
       case 9:
         ChangeDisk();
         break;
+      case 10:
+        TouchConfig();
+        break;
     }
+  }
+
+  void TouchConfig() {
+    std::vector<uint8_t> bytes(data_.UpTo(70));
+    const uint64_t offset =
+        data_.Flip() ? data_.UpTo(70) : data_.Take<uint64_t>();
+    blk_->ReadConfig(offset, absl::MakeSpan(bytes));
+    blk_->WriteConfig(offset, data_.Bytes(bytes.size()));
+  }
+
+  // What follows the header: segments, for those types that have some.
+  std::vector<uint8_t> Body(uint32_t type) {
+    if (type != 11 && type != 13) return data_.Bytes(data_.Take<uint8_t>());
+    std::vector<uint8_t> bytes(data_.UpTo(17) * kBlkSegmentSize);
+    for (size_t i = 0; i < bytes.size(); i += kBlkSegmentSize) {
+      base::StoreLe<uint64_t>(&bytes[i], data_.Take<uint8_t>());
+      base::StoreLe<uint32_t>(&bytes[i + 8], data_.Take<uint8_t>());
+      base::StoreLe<uint32_t>(&bytes[i + 12], data_.UpTo(7) / 3);
+    }
+    return bytes;
   }
 
   GuestAddress AnyAddress() {
@@ -177,11 +209,11 @@ class Session {
   void OfferRequest(DriverFake& queue) {
     static constexpr uint32_t kTypes[] = {0, 1, 4, 8, 11, 13, 2, 99};
     std::vector<uint8_t> header(16, 0);
-    base::StoreLe<uint32_t>(&header[0],
-                            kTypes[data_.UpTo(std::size(kTypes) - 1)]);
+    const uint32_t type = kTypes[data_.UpTo(std::size(kTypes) - 1)];
+    base::StoreLe<uint32_t>(&header[0], type);
     base::StoreLe<uint64_t>(&header[8], data_.Flip() ? data_.Take<uint8_t>()
                                                      : data_.Take<uint64_t>());
-    const std::vector<uint8_t> body = data_.Bytes(data_.Take<uint8_t>());
+    const std::vector<uint8_t> body = Body(type);
     header.insert(header.end(), body.begin(), body.end());
     const int page = data_.UpTo(kPages - 1);
     const GuestAddress at = *pages_.Plus(page * kPage);
@@ -245,7 +277,7 @@ class Session {
   }
 
   void ChangeDisk() {
-    switch (data_.UpTo(4)) {
+    switch (data_.UpTo(5)) {
       case 0:
         fault_.Hold();
         break;
@@ -265,6 +297,11 @@ class Session {
         break;
       case 4:
         blk_->UpdateFile(blk_->file()).IgnoreError();
+        break;
+      case 5:
+        blk_->UpdateLimit({std::nullopt,
+                           TokenBucketConfig{data_.UpTo(3), 0, kLongRefill}})
+            .IgnoreError();
         break;
     }
   }
