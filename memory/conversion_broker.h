@@ -129,6 +129,10 @@ class ConversionBroker {
   // reporting ends with its acknowledgement: take the pages back before it.
   absl::Status GuestGaveUp(const GuestRange& range);
   absl::Status GuestTookBack(const GuestRange& range);
+  // Gives the host the memory behind pages that were given up; their states
+  // stay. FailedPrecondition unless all are given up, Unavailable if a lease on
+  // some does not end within busy_wait.
+  absl::Status FreeGivenUp(const GuestRange& range);
 
   // Holds up requests until Resume; returns once none is under way. A vCPU
   // whose request waits does not run: it counts as paused. Pauses nest; a
@@ -205,6 +209,7 @@ class ConversionBroker {
                             const GuestRange& range);
   absl::Status ResetTo(const std::vector<StateRange>& ram);
   absl::Status ResetContent(const StateRange& part);
+  absl::Status FreePart(const StateRange& part);
   absl::StatusOr<ReconcileReport> Survey(bool may_free, GuestPages pages);
   // Whether a reconciliation may free; an error if it must not even look.
   absl::StatusOr<bool> MayFree(GuestPages pages);

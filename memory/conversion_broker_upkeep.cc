@@ -166,6 +166,50 @@ absl::Status ConversionBroker::GuestTookBack(const GuestRange& range) {
   return given_up_.Set(range, PageState::kNotRam);
 }
 
+absl::Status ConversionBroker::FreeGivenUp(const GuestRange& range) {
+  uint64_t merges = 0;
+  RETURN_IF_ERROR(CoalesceRanges({&range, 1}, &merges).status());
+  Turn turn = EnterInner(range);
+  RETURN_IF_ERROR(fatal());
+  RETURN_IF_ERROR(CheckGuestRuns());
+  const bool given_up = given_up_.ForEachRange(
+      range,
+      [](const StateRange& part) { return part.state != PageState::kNotRam; });
+  if (!given_up) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("guest owns this page: some of ", range.ToString(),
+                     " is not given up"));
+  }
+  std::vector<StateRange> parts;
+  states_->ForEachRange(range, [&](const StateRange& part) {
+    parts.push_back(part);
+    return true;
+  });
+  for (const StateRange& part : parts) RETURN_IF_ERROR(FreePart(part));
+  return absl::OkStatus();
+}
+
+absl::Status ConversionBroker::FreePart(const StateRange& part) {
+  if (part.state == PageState::kPrivate) {
+    return backend_->FreePrivate(part.range);
+  }
+  const auto deadline = steady_clock::now() + options_.busy_wait;
+  absl::Status status = absl::UnavailableError(
+      absl::StrCat("a device still uses some of ", part.range.ToString()));
+  if (view_->leases().BlockAndWait(part.range, deadline)) {
+    const std::vector<ConversionListener*> listeners = Listeners();
+    for (ConversionListener* listener : listeners) {
+      listener->UnmapShared(part.range);
+    }
+    status = backend_->FreeShared(part.range);
+    for (ConversionListener* listener : listeners) {
+      listener->MapShared(part.range);
+    }
+  }
+  view_->leases().Unblock(part.range);
+  return status;
+}
+
 absl::Status ConversionBroker::ConvertToMap(const PageStateMap& wanted,
                                             const GuestRange& range) {
   absl::Status status = fatal();

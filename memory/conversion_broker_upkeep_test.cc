@@ -351,5 +351,53 @@ TEST(ConversionBrokerBalloonTest, EachPageComesBackAsItWas) {
   EXPECT_EQ(world.Wrong(), "");
 }
 
+TEST(FreeGivenUpTest, FreesBothKindsOfPagesAndLeavesTheirStates) {
+  ConversionWorld world;
+  world.Fill(1);
+  world.Guest(Range(0x9000, 0x1000), ConversionWorld::kToShared);
+  world.backend.GuestWrite(GuestAddress(0x9000), 7);
+  ASSERT_OK(world.broker->GuestGaveUp(Range(0x8000, 0x3000)));
+  ASSERT_OK(world.broker->FreeGivenUp(Range(0x8000, 0x3000)));
+  for (uint64_t page : {0x8000, 0x9000, 0xa000}) {
+    const FakeBackend::Page cell = world.backend.Get(GuestAddress(page));
+    EXPECT_FALSE(cell.shared.has_value() || cell.private_.has_value()) << page;
+  }
+  EXPECT_EQ(world.State(0x8000), PageState::kPrivate);
+  EXPECT_EQ(world.State(0x9000), PageState::kShared);
+  EXPECT_EQ(world.Read(0x7000), 0x7001u);
+  EXPECT_EQ(world.Read(0xb000), 0xb001u);
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(FreeGivenUpTest, RefusesWhatTheGuestOwns) {
+  ConversionWorld world;
+  world.Fill(1);
+  ASSERT_OK(world.broker->GuestGaveUp(Range(0x8000, 0x1000)));
+  EXPECT_THAT(world.broker->FreeGivenUp(Range(0x8000, 0x2000)),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("guest owns this page")));
+  EXPECT_EQ(world.Read(0x8000), 0x8001u);
+  EXPECT_EQ(world.Read(0x9000), 0x9001u);
+}
+
+TEST(FreeGivenUpTest, KeepsASharedPageThatADeviceUses) {
+  ConversionBrokerOptions options;
+  options.busy_wait = std::chrono::nanoseconds(0);
+  ConversionWorld world(std::move(options));
+  world.Guest(Range(0x8000, 0x1000), ConversionWorld::kToShared);
+  world.backend.GuestWrite(GuestAddress(0x8000), 7);
+  ASSERT_OK(world.broker->GuestGaveUp(Range(0x8000, 0x1000)));
+  {
+    ASSERT_OK_AND_ASSIGN(Lease lease,
+                         world.view->Acquire(GuestAddress(0x8000), 1));
+    EXPECT_THAT(world.broker->FreeGivenUp(Range(0x8000, 0x1000)),
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("device")));
+    EXPECT_EQ(world.Read(0x8000), 7u);
+  }
+  EXPECT_OK(world.view->Acquire(GuestAddress(0x8000), 1).status());
+  EXPECT_OK(world.broker->FreeGivenUp(Range(0x8000, 0x1000)));
+  EXPECT_EQ(world.Read(0x8000), 0u);
+}
+
 }  // namespace
 }  // namespace cloister::memory

@@ -8,7 +8,6 @@ namespace cloister::vmm {
 
 using memory::GuestAddress;
 using memory::GuestRange;
-using memory::HostConversionReason;
 using memory::PageState;
 using memory::StateRange;
 
@@ -38,25 +37,16 @@ absl::StatusOr<std::vector<StateRange>> BalloonMemory::Parts(
   return parts;
 }
 
-absl::Status BalloonMemory::FreePart(const StateRange& part) {
-  if (part.state == PageState::kShared || broker_ == nullptr) {
-    return backend_->FreeShared(part.range);
-  }
-  // Each conversion frees the side that it leaves.
-  RETURN_IF_ERROR(broker_
-                      ->ConvertForHost({&part.range, 1}, PageState::kShared,
-                                       HostConversionReason::kGivenUp)
-                      .status());
-  return broker_
-      ->ConvertForHost({&part.range, 1}, PageState::kPrivate,
-                       HostConversionReason::kGivenUp)
-      .status();
-}
-
 absl::StatusOr<uint64_t> BalloonMemory::GiveUp(const GuestRange& range) {
   ASSIGN_OR_RETURN(std::vector<StateRange> parts, Parts(range));
-  if (broker_ != nullptr) RETURN_IF_ERROR(broker_->GuestGaveUp(range));
-  for (const StateRange& part : parts) RETURN_IF_ERROR(FreePart(part));
+  if (broker_ != nullptr) {
+    RETURN_IF_ERROR(broker_->GuestGaveUp(range));
+    RETURN_IF_ERROR(broker_->FreeGivenUp(range));
+    return range.size();
+  }
+  for (const StateRange& part : parts) {
+    RETURN_IF_ERROR(backend_->FreeShared(part.range));
+  }
   return range.size();
 }
 

@@ -16,9 +16,8 @@
 
 namespace cloister::vmm {
 
-// What a balloon takes from a VM. Shared pages are freed where they are;
-// private ones through the conversion broker, to shared and back, which frees
-// both sides and leaves the pages private, so that no device ever reaches them.
+// What a balloon takes from a VM: the conversion broker frees the memory behind
+// the pages, and they stay private or shared as they were.
 //
 // Called by one thread, while the guest and others convert pages.
 class BalloonMemory : public devices::virtio::BalloonPages {
@@ -42,7 +41,6 @@ class BalloonMemory : public devices::virtio::BalloonPages {
   // The parts of a range that the guest may give up.
   absl::StatusOr<std::vector<memory::StateRange>> Parts(
       const memory::GuestRange& range) const;
-  absl::Status FreePart(const memory::StateRange& part);
 
   memory::PageStateMap* const states_;
   memory::PageBackend* const backend_;
