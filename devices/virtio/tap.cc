@@ -117,11 +117,11 @@ absl::StatusOr<std::unique_ptr<Tap>> Tap::FromFd(base::UniqueFd fd) {
   }
   request.ifr_name[IFNAMSIZ - 1] = '\0';
   const int flags = request.ifr_flags;
-  if ((flags & IFF_TAP) == 0 || (flags & IFF_NO_PI) == 0 ||
-      (flags & IFF_VNET_HDR) == 0) {
+  // IFF_NO_PI cannot be asked for: TUNGETIFF always reports it.
+  if ((flags & IFF_TAP) == 0 || (flags & IFF_VNET_HDR) == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("descriptor ", fd.get(), ": ", request.ifr_name,
-                     " is not a tap with IFF_NO_PI and IFF_VNET_HDR"));
+                     " is not a tap with IFF_VNET_HDR"));
   }
   RETURN_IF_ERROR(base::SetCloseOnExec(fd.get()));
   const int file_flags = ::fcntl(fd.get(), F_GETFL);

@@ -30,8 +30,9 @@ class Tap : public NetPort {
       absl::string_view name, int queues);
 
   // Takes over a descriptor of a tap that is attached already, with headers
-  // (IFF_VNET_HDR) and without packet information (IFF_NO_PI).
-  // InvalidArgument, naming the descriptor, for anything else.
+  // (IFF_VNET_HDR); InvalidArgument, naming the descriptor, for anything else.
+  // It must be without packet information (IFF_NO_PI) as well, which Linux does
+  // not let anybody find out.
   static absl::StatusOr<std::unique_ptr<Tap>> FromFd(base::UniqueFd fd);
 
   const std::string& name() const { return name_; }
