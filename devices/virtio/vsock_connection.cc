@@ -2,7 +2,6 @@
 #include "cloister/devices/virtio/vsock_connection.h"
 
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -271,13 +270,18 @@ bool VsockConnection::NextControl(VsockHeader& header) {
 std::optional<uint64_t> VsockConnection::AdmittedSize(uint64_t most,
                                                       FlowLimiter& limiter) {
   uint64_t bytes = most;
-  if (limiter.bandwidth_limited()) {
-    int waiting = 0;
-    if (::ioctl(fd(), FIONREAD, &waiting) < 0) waiting = 0;
+  const bool counted_by_byte = limiter.bandwidth_limited();
+  if (counted_by_byte) {
+    // How much is there: a look, so that the bytes may wait where they are.
+    std::vector<uint8_t> scratch(most);
+    const ssize_t waiting = base::RetryOnEintr([&] {
+      return ::recv(fd(), scratch.data(), scratch.size(),
+                    MSG_PEEK | MSG_DONTWAIT);
+    });
     // At least one, so that the end of the stream is seen.
-    bytes = std::min<uint64_t>(most, std::max(waiting, 1));
+    bytes = waiting > 0 ? static_cast<uint64_t>(waiting) : 1;
   }
-  const uint64_t counted = limiter.bandwidth_limited() ? bytes : 0;
+  const uint64_t counted = counted_by_byte ? bytes : 0;
   if (!limiter.Take(counted)) return std::nullopt;
   return bytes;
 }
@@ -302,7 +306,11 @@ absl::StatusOr<VsockConnection::Outcome> VsockConnection::ReadInto(
     return ::readv(fd(), iovecs.data(),
                    std::min<size_t>(iovecs.size(), IOV_MAX));
   });
-  return OnReadResult(got, errno, header);
+  const int error = errno;
+  if (got <= 0) {
+    limiter.Return(limiter.bandwidth_limited() ? *size : 0);
+  }
+  return OnReadResult(got, error, header);
 }
 
 VsockConnection::Outcome VsockConnection::OnReadResult(int64_t got, int error,
