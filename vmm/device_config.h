@@ -20,38 +20,38 @@ enum class VirtioTransport {
 
 // A raw image, in a file or on a block device.
 struct DiskConfig {
-  std::string path;
+  std::string path = {};
   bool read_only = false;
-  bool direct = false;  // O_DIRECT
-  std::string serial;   // what the guest sees; empty: the id
+  bool direct = false;      // O_DIRECT
+  std::string serial = {};  // what the guest sees; empty: the id
   // Names the disk in messages and in the API; empty: disk0, disk1, ...
-  std::string id;
-  devices::RateLimiterConfig limit;
+  std::string id = {};
+  devices::RateLimiterConfig limit = {};
 };
 
 // A network interface on a tap of the host: by name, or by a descriptor that
 // the caller opened and keeps.
 struct NetConfig {
-  std::string tap;
+  std::string tap = {};
   int fd = -1;
-  std::string mac;  // empty: a random one
+  std::string mac = {};  // empty: a random one
   uint32_t queues = 1;
-  std::string id;  // empty: net0, net1, ...
-  devices::RateLimiterConfig rx_limit;
-  devices::RateLimiterConfig tx_limit;
+  std::string id = {};  // empty: net0, net1, ...
+  devices::RateLimiterConfig rx_limit = {};
+  devices::RateLimiterConfig tx_limit = {};
 };
 
 // Entropy from the host.
 struct RngConfig {
-  devices::RateLimiterConfig limit;
+  devices::RateLimiterConfig limit = {};
 };
 
 // Sockets between guest and host, the latter's as Unix sockets at `path`.
 struct VsockConfig {
   uint64_t cid = 3;
-  std::string path;
-  devices::RateLimiterConfig rx_limit;
-  devices::RateLimiterConfig tx_limit;
+  std::string path = {};
+  devices::RateLimiterConfig rx_limit = {};
+  devices::RateLimiterConfig tx_limit = {};
 };
 
 // Memory that the guest gives up when it is asked to, or by itself.
