@@ -67,5 +67,6 @@ step "guest memory by pointer" python3 -B tools/check_guest_memory.py
 step "dependency rules" python3 -B tools/check_deps.py
 step "thread-safety analysis is on" thread_safety_works
 step "layering_check is on" layering_works
+step "OpenAPI document" tools/openapi.sh
 step "clang: thread safety, layering" clang_build
 exit $status
