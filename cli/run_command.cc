@@ -205,6 +205,7 @@ absl::StatusOr<int> Run::Execute() {
     if (terminal_ != nullptr) terminal_->ResumeInput();
   };
   hooks.on_end = [this] { loop_->Stop(); };
+  hooks.kvm_fd = sandbox_->kvm_fd();
   hooks.on_thread_start = [this](vmm::ThreadKind kind) {
     sandbox_->EnterThread(kind);
   };

@@ -94,6 +94,7 @@ absl::Status Serve::CreateService() {
   parts.hooks.on_end = [this] {
     if (service_->machine().vm() != nullptr) loop_->Stop();
   };
+  parts.hooks.kvm_fd = sandbox_->kvm_fd();
   parts.hooks.on_thread_start = [this](vmm::ThreadKind kind) {
     sandbox_->EnterThread(kind);
   };

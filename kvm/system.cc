@@ -52,6 +52,11 @@ absl::StatusOr<System> System::Open(Syscalls& syscalls, const char* path) {
   base::UniqueFd fd(base::RetryOnEintr(
       [&] { return syscalls.Open(path, O_RDWR | O_CLOEXEC); }));
   if (!fd.valid()) return OpenError(errno, path);
+  return Adopt(std::move(fd), syscalls, path);
+}
+
+absl::StatusOr<System> System::Adopt(base::UniqueFd fd, Syscalls& syscalls,
+                                     const char* path) {
   int version = base::RetryOnEintr(
       [&] { return syscalls.Ioctl(fd.get(), KVM_GET_API_VERSION, 0); });
   if (version < 0) {

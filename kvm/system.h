@@ -27,6 +27,10 @@ class System {
   // PermissionDenied, Unimplemented (not the API version 12, or not KVM).
   static absl::StatusOr<System> Open(Syscalls& syscalls = RealSyscalls(),
                                      const char* path = "/dev/kvm");
+  // The same with a device that is open already; `path` is for messages.
+  static absl::StatusOr<System> Adopt(base::UniqueFd fd,
+                                      Syscalls& syscalls = RealSyscalls(),
+                                      const char* path = "/dev/kvm");
 
   int fd() const { return fd_.get(); }
 

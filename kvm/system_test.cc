@@ -4,8 +4,10 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "cloister/base/status_matchers.h"
+#include "cloister/base/unique_fd.h"
 #include "cloister/kvm/fake_kvm.h"
 #include "cloister/kvm/fault_kvm.h"
 #include "cloister/kvm/uapi.h"
@@ -53,6 +55,19 @@ TEST(SystemOpen, RefusesWhatIsNotKvm) {
                        HasSubstr("/dev/null is not a KVM device")));
   EXPECT_THAT(System::Open(RealSyscalls(), "/no/such/device"),
               StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST(SystemAdopt, TakesADeviceThatIsOpenAndRefusesOthers) {
+  FakeKvm fake;
+  base::UniqueFd device(fake.Open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(device.valid());
+  const int fd = device.get();
+  ASSERT_OK_AND_ASSIGN(System system, System::Adopt(std::move(device), fake));
+  EXPECT_EQ(system.fd(), fd);
+  base::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  EXPECT_THAT(System::Adopt(std::move(null)),
+              StatusIs(absl::StatusCode::kUnimplemented,
+                       HasSubstr("not a KVM device")));
 }
 
 TEST(SystemOpen, RefusesOtherApiVersions) {

@@ -12,6 +12,7 @@
 #include "cloister/base/bytes.h"
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_macros.h"
+#include "cloister/base/unique_fd.h"
 #include "cloister/boot/shim/layout.h"
 #include "cloister/confidential/backend_factory.h"
 #include "cloister/kvm/system.h"
@@ -118,7 +119,13 @@ class VmBuilder {
 };
 
 absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
-  ASSIGN_OR_RETURN(kvm::System system, kvm::System::Open(syscalls));
+  base::UniqueFd kvm;
+  if (hooks_.kvm_fd >= 0) {
+    ASSIGN_OR_RETURN(kvm, base::DuplicateFd(hooks_.kvm_fd));
+  }
+  ASSIGN_OR_RETURN(kvm::System system,
+                   kvm.valid() ? kvm::System::Adopt(std::move(kvm), syscalls)
+                               : kvm::System::Open(syscalls));
   system_ = std::move(system);
   RETURN_IF_ERROR(CheckCpus());
   ASSIGN_OR_RETURN(supported_, system_->SupportedCpuid());

@@ -49,6 +49,9 @@ struct VmHooks {
   // A real-time signal with a handler that does nothing
   // (vcpu::InstallKickHandler). Several VMs may share it.
   int kick_signal = 0;
+  // /dev/kvm, open already, for programs that may not open it any more when
+  // they build a VM; it is duplicated, and stays the program's. -1: open it.
+  int kvm_fd = -1;
   // The guest's console takes input again after a short ConsoleInput.
   std::function<void()> on_console_room;
   // The run has ended; Wait will not block for long.
