@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/cli/sandbox/sandbox.h"
 
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -46,6 +47,10 @@ absl::StatusOr<std::unique_ptr<Sandbox>> Sandbox::Create(
   RETURN_IF_ERROR(ForbidNewPrivileges());
   if (identity.uid.has_value()) RETURN_IF_ERROR(EmptyBoundingSet());
   std::unique_ptr<Sandbox> sandbox(new Sandbox(identity, log));
+  if (!identity.empty()) {
+    // Where there is none, whoever needs it says so.
+    sandbox->kvm_.reset(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  }
   if (!options.seccomp) {
     log.Warning("seccomp: off (--no-seccomp)");
     return sandbox;

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cloister/base/log.h"
+#include "cloister/base/unique_fd.h"
 #include "cloister/cli/sandbox/identity.h"
 #include "cloister/vmm/sandbox/seccomp_filter.h"
 #include "cloister/vmm/sandbox/thread_kind.h"
@@ -41,6 +42,10 @@ class Sandbox {
   // Becomes --user and --group, once what needs root is open; all threads do.
   absl::Status DropIdentity();
 
+  // For VmHooks::kvm_fd: /dev/kvm, opened by Create if the process is to become
+  // somebody who may not open it; else -1.
+  int kvm_fd() const { return kvm_.get(); }
+
   // For VmHooks::on_thread_start and other threads: the calling thread's
   // filter. Ends the process if the kernel takes none. Any thread.
   void EnterThread(vmm::ThreadKind kind) const;
@@ -51,6 +56,7 @@ class Sandbox {
 
   const Identity identity_;
   base::Logger& log_;
+  base::UniqueFd kvm_;
   // By kind; empty without filters.
   std::vector<vmm::SeccompFilter> filters_;
 };
