@@ -88,8 +88,8 @@ class Network {
 struct Options {
   std::string backend = "off";
   int cpus = 1;
-  std::string run;    // in the guest
-  std::string netns;  // of the monitor; empty: the test's
+  std::string run = "";    // in the guest
+  std::string netns = "";  // of the monitor; empty: the test's
   std::vector<std::string> more = {};
 };
 
@@ -188,6 +188,121 @@ INSTANTIATE_TEST_SUITE_P(Backends, NetTest,
                                       ? "off"
                                       : "sw_protected";
                          });
+
+class SocketTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    char folder[] = "/run/vsock-XXXXXX";
+    ASSERT_NE(::mkdtemp(folder), nullptr);
+    folder_ = folder;
+    path_ = folder_ + "/v";
+  }
+  void TearDown() override {
+    // The monitor's socket is gone, and what the test made.
+    Sh(absl::StrCat("rm -f ", path_, "_6000; rmdir ", folder_));
+  }
+  std::string folder_, path_;
+};
+
+TEST_P(SocketTest, MovesDataBothWaysFromBothSides) {
+  const std::string size = absl::StrCat(MiB());
+  ASSERT_OK_AND_ASSIGN(
+      auto server,
+      GuestProcess::Start(
+          {kTool, "serve", absl::StrCat("unix:", path_, "_6000"), size, "8"}));
+  ASSERT_OK(server->Expect("listening"));
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      Boot({.backend = GetParam(),
+            .run = absl::StrCat("net_guest refused vsock:2:7777; "
+                                "net_guest serve vsock:-1:5000 ",
+                                size, " 7 && net_guest move vsock:2:6000 ",
+                                size, " 8"),
+            .more = {"--vsock", absl::StrCat("cid=5,path=", path_)}}));
+  ASSERT_OK(guest->Expect("net_guest: refused: "));
+  ASSERT_OK(guest->Expect("listening"));
+  ASSERT_OK_AND_ASSIGN(
+      auto client,
+      GuestProcess::Start(
+          {kTool, "move", absl::StrCat("hybrid:", path_, ":5000"), size, "7"}));
+  EXPECT_THAT(client->Wait(kPatience), IsOkAndHolds(0)) << client->output();
+  ASSERT_OK(guest->Expect(absl::StrCat("served ", size, " MiB"), kPatience));
+  ASSERT_OK(guest->Expect(absl::StrCat("moved ", size, " MiB"), kPatience));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+  EXPECT_THAT(server->Wait(), IsOkAndHolds(0)) << server->output();
+}
+
+TEST_P(SocketTest, NamesAPathThatIsInUse) {
+  ASSERT_OK_AND_ASSIGN(
+      auto server,
+      GuestProcess::Start(
+          {kTool, "serve", absl::StrCat("unix:", path_), "1", "1"}));
+  ASSERT_OK(server->Expect("listening"));
+  ASSERT_OK_AND_ASSIGN(
+      auto guest, Boot({.backend = GetParam(),
+                        .run = "true",
+                        .more = {"--vsock", absl::StrCat("path=", path_)}}));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(::testing::Ne(0)));
+  EXPECT_THAT(guest->output(), HasSubstr(path_ + " is in use"));
+  EXPECT_THAT(guest->output(), Not(HasSubstr("cloister guest")));
+  Sh(absl::StrCat("rm ", path_));
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, SocketTest,
+                         ::testing::Values("off", "sw-protected"),
+                         [](const ::testing::TestParamInfo<const char*>& info) {
+                           return std::string(info.param) == "off"
+                                      ? "off"
+                                      : "sw_protected";
+                         });
+
+class EntropyTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(EntropyTest, TheGuestReadsTheHostsBytes) {
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      Boot({.backend = GetParam(),
+            .run = "cat /sys/class/misc/hw_random/rng_current; "
+                   "echo $(dd if=/dev/hwrng bs=64 count=16 2>/dev/null | wc "
+                   "-c) bytes",
+            .more = {"--rng"}}));
+  ASSERT_OK(guest->Expect("virtio_rng.0"));
+  ASSERT_OK(guest->Expect("1024 bytes"));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, EntropyTest,
+                         ::testing::Values("off", "sw-protected"),
+                         [](const ::testing::TestParamInfo<const char*>& info) {
+                           return std::string(info.param) == "off"
+                                      ? "off"
+                                      : "sw_protected";
+                         });
+
+TEST(BalloonTest, TakesWhatItIsAskedTo) {
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      Boot({.run = "until grep -q 'balloon_inflate 8192' /proc/vmstat; "
+                   "do sleep 1; done; echo inflated",
+            .more = {"--balloon", "target=32M,reporting"}}));
+  ASSERT_OK(guest->Expect("inflated"));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
+
+// Linux's driver does without VIRTIO_F_ACCESS_PLATFORM, which its own kernel
+// then insists on: nothing else comes of it.
+TEST(BalloonTest, AConfidentialGuestGoesOnWithoutOne) {
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      Boot({.backend = "sw-protected",
+            .run = "dmesg | grep -o 'must provide VIRTIO_F_ACCESS_PLATFORM'; "
+                   "grep balloon_inflate /proc/vmstat; echo went on",
+            .more = {"--balloon", "target=32M"}}));
+  ASSERT_OK(guest->Expect("must provide VIRTIO_F_ACCESS_PLATFORM"));
+  ASSERT_OK(guest->Expect("balloon_inflate 0"));
+  ASSERT_OK(guest->Expect("went on"));
+  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
+}
 
 // What a monitor says about a tap that it cannot have, before anything boots.
 std::string Refusal(const Network& network, const std::string& net) {
