@@ -10,6 +10,7 @@ the guest spoke of must be there, those of earlier cuts included.
 CLOISTER_SOAK=1 makes it 50 cuts instead of 5.
 """
 
+import json
 import os
 import pathlib
 import random
@@ -26,7 +27,7 @@ CLOISTER = os.path.abspath("cli/cloister")
 WORKER = os.path.abspath("tests/virtio_blk_guest")
 IGNORE_FLUSH = os.path.abspath("tests/power_cut_ignore_flush")
 CUTS = 50 if os.environ.get("CLOISTER_SOAK") else 5
-PATIENCE = 600  # Seconds that a script may take in the lab; waiting for the lab does not count.
+PATIENCE = 600  # Seconds that one boot's script may take.
 
 
 def children(pid):
@@ -67,9 +68,14 @@ def make_disk(folder):
     return disk
 
 
-# After a cut: replays, counts, checks. Each finding is one line.
+# The outer file system's journal is replayed here.
+MOUNT = """
+PATH=$PATH:/usr/sbin:/sbin
+mkdir -p /run/cut /run/image
+mount -t ext4 {disk} /run/cut || { echo "CHECK {disk} cannot be mounted"; exit 1; }
+"""
+# The inner one's. Each finding is one line.
 CHECK = """
-mkdir -p /run/image
 if mount -o loop /run/cut/guest.img /run/image; then
   for log in /run/image/log-*; do
     [ -e "$log" ] && echo "CHECK ${log##*/} $({worker} count "$log")"
@@ -79,85 +85,83 @@ else
   echo "CHECK guest.img cannot be mounted"
 fi
 e2fsck -fn /run/cut/guest.img >/run/e2fsck 2>&1 && echo "CHECK inner sound" || cat /run/e2fsck
-"""
-CHECK_OUTER = """
 umount /run/cut
-e2fsck -fn /dev/vda >/run/e2fsck 2>&1 && echo "CHECK outer sound" || cat /run/e2fsck
+e2fsck -fn {disk} >/run/e2fsck 2>&1 && echo "CHECK outer sound" || cat /run/e2fsck
 """
-MOUNT = """
-PATH=$PATH:/usr/sbin:/sbin
-mkdir -p /run/cut
-mount -t ext4 /dev/vda /run/cut || { echo "CHECK disk cannot be mounted"; exit 1; }
-"""
+
+
+def mount(disk):
+    """The script that mounts a disk of the nested host."""
+    return MOUNT.replace("{disk}", disk)
+
+
+def check(disk):
+    """The script that says what a power cut left on a disk."""
+    return mount(disk) + CHECK.replace("{disk}", disk).replace("{worker}", WORKER)
 
 
 class Machine:
-    """The nested host's hardware: survives power cuts."""
+    """The nested host's hardware: disks that survive power cuts."""
 
-    def __init__(self, folder, prefix=()):
-        self.disk = make_disk(pathlib.Path(folder))
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
         self.kernel, self.initramfs = guest()
-        self.prefix = list(prefix)
+        self.drives = []
 
-    def start(self, script):
-        """Boots the nested host and runs a shell script there."""
-        drive = f"file={self.disk},if=none,id=cut,format=raw,cache=writeback"
-        return subprocess.Popen(
-            [sys.executable, str(LAB / "lab"), "--timeout", str(PATIENCE),
-             "--qemu-arg=-drive", f"--qemu-arg={drive}",
-             "--qemu-arg=-device", "--qemu-arg=virtio-blk-pci,drive=cut",
-             "--", "sh", "-c", script],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace")
+    def add_disk(self):
+        """One more disk; its name in the nested host."""
+        folder = self.folder / str(len(self.drives))
+        folder.mkdir()
+        name = f"cut{len(self.drives)}"
+        drive = f"file={make_disk(folder)},if=none,id={name},format=raw,cache=writeback"
+        self.drives += [f"--qemu-arg={argument}" for argument in
+                        ("-drive", drive, "-device", f"virtio-blk-pci,drive={name}")]
+        return f"/dev/vd{'abc'[len(self.drives) // 4 - 1]}"
 
-    def run_guest(self, log, backend):
+    def run_guest(self, log, backend, prefix=()):
         """The script that runs the guest, which writes records to `log` until it is dark."""
         command = f"mount -t ext4 /dev/vda /mnt && blk_guest records /mnt/{log}"
-        return "exec " + shlex.join(self.prefix + [
-            CLOISTER, "run", "--kernel", self.kernel, "--initrd", self.initramfs, "--append",
-            f"console=ttyS0 quiet panic=-1 cloister.run=\"{command}\"", "--memory", "256M",
-            "--confidential", backend, "--disk", "/run/cut/guest.img"]) + "\n"
+        return "exec " + shlex.join([
+            *prefix, CLOISTER, "run", "--kernel", self.kernel, "--initrd", self.initramfs,
+            "--append", f"console=ttyS0 quiet panic=-1 cloister.run=\"{command}\"", "--memory",
+            "256M", "--confidential", backend, "--disk", "/run/cut/guest.img"]) + "\n"
 
-    def cut(self, script, records):
-        """Runs until the guest has synced so many records, then cuts the power.
+    def run(self, jobs):
+        """Runs jobs (name, script, records), in one turn in the lab.
 
-        Returns (all that was said, the last record that the guest spoke of).
+        A job with `records` ends in a power cut once the guest has synced so many; the lab then
+        boots anew for the next one. Returns {name: (what was said, last record spoken of)}.
         """
-        process = self.start(script)
-        lines, last = [], 0
-        try:
+        file = self.folder / "jobs.json"
+        file.write_text(json.dumps([{"name": name, "argv": ["sh", "-c", script],
+                                     "timeout": PATIENCE} for name, script, _ in jobs]))
+        limits = {name: records for name, _, records in jobs}
+        said = {name: ("", 0) for name in limits}
+        command = [sys.executable, str(LAB / "lab"), *self.drives, "--jobs", str(file)]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              text=True, errors="replace") as process:
+            name, cut = None, False
             for line in process.stdout:
-                lines.append(line)
+                started = re.match(r"lab: === (\S+)", line)
+                if started:
+                    name, cut = started[1], False
+                if name is None:
+                    continue
                 found = re.match(r"record (\d+)\r?$", line)
-                if found:
-                    last = int(found[1])
-                if last >= records:
-                    break
-            emulator = emulator_of(process.pid)
-            if last < records or emulator is None:
-                raise AssertionError("the guest did not get that far:\n" + "".join(lines))
-            os.kill(emulator, signal.SIGKILL)
-            # What was said before the cut and is still on its way.
-            rest, _ = process.communicate(timeout=PATIENCE)
-            for found in re.finditer(r"^record (\d+)\r?$", rest, re.MULTILINE):
-                last = int(found[1])
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        return "".join(lines), last
-
-    def last_look(self):
-        """What CHECK finds, without a guest afterwards."""
-        process = self.start(MOUNT + CHECK.replace("{worker}", WORKER) + CHECK_OUTER)
-        said, _ = process.communicate()
+                text, last = said[name]
+                said[name] = (text + line, int(found[1]) if found else last)
+                if limits[name] and said[name][1] >= limits[name] and not cut:
+                    os.kill(emulator_of(process.pid), signal.SIGKILL)
+                    cut = True  # what is on its way still counts
         return said
 
 
 def losses(said, promised):
     """What is wrong, as a list of lines. `promised` is {log: last record spoken of}."""
     wrong = [line for line in said.splitlines() if "cannot be mounted" in line]
-    if "CHECK inner sound" not in said:
-        wrong.append("e2fsck finds errors in the guest's file system")
+    for part in ("inner", "outer"):
+        if f"CHECK {part} sound" not in said:
+            wrong.append(f"e2fsck finds errors in the {part} file system")
     for log, last in promised.items():
         found = re.search(rf"^CHECK {log} records: (\d+)", said, re.MULTILINE)
         have = int(found[1]) if found else 0
@@ -167,39 +171,42 @@ def losses(said, promised):
 
 
 class PowerCutTest(unittest.TestCase):
-    """Real guests, with and without private memory."""
+    """Real guests, with and without private memory; all in one turn in the lab."""
 
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="cloister-power-cut-")
-        self.addCleanup(self.folder.cleanup)
+    @classmethod
+    def setUpClass(cls):
         seed = int(os.environ.get("TEST_RANDOM_SEED", "0")) or random.randrange(1 << 30)
         print(f"power cuts with seed {seed}", flush=True)
-        self.random = random.Random(seed)
+        choose = random.Random(seed)
+        with tempfile.TemporaryDirectory(prefix="cloister-power-cut-") as folder:
+            machine = Machine(folder)
+            bad, good = machine.add_disk(), machine.add_disk()
+            jobs = [("bad", mount(bad) + machine.run_guest("log-0", "off", [IGNORE_FLUSH]), 20),
+                    ("bad-look", check(bad), 0)]
+            for number in range(CUTS):
+                backend = ("off", "sw-protected")[number % 2]
+                guest_run = machine.run_guest(f"log-{number}", backend)
+                jobs.append((f"cut-{number}", check(good) + mount(good) + guest_run,
+                             choose.randint(1, 80)))
+            jobs.append(("look", check(good), 0))
+            cls.said = machine.run(jobs)
 
     def test_what_was_synced_survives(self):
-        machine = Machine(self.folder.name)
         promised = {}
         for number in range(CUTS):
-            script = MOUNT
-            if promised:
-                script += CHECK.replace("{worker}", WORKER)
-            backend = ("off", "sw-protected")[number % 2]
-            log = f"log-{number}"
-            said, last = machine.cut(script + machine.run_guest(log, backend),
-                                     self.random.randint(1, 80))
-            if promised:
-                self.assertEqual(losses(said, promised), [], said)
-            print(f"cut {number + 1} of {CUTS} ({backend}): {last} records synced", flush=True)
-            promised[log] = last
-        said = machine.last_look()
+            said, last = self.said[f"cut-{number}"]
+            self.assertGreater(last, 0, said)
+            self.assertEqual(losses(said, promised), [], said)
+            print(f"cut {number + 1} of {CUTS}: {last} records synced", flush=True)
+            promised[f"log-{number}"] = last
+        said, _ = self.said["look"]
         self.assertEqual(losses(said, promised), [], said)
-        self.assertIn("CHECK outer sound", said)
 
     def test_a_monitor_that_ignores_flushes_is_found_out(self):
-        machine = Machine(self.folder.name, [IGNORE_FLUSH])
-        said, last = machine.cut(MOUNT + machine.run_guest("log-0", "off"), 20)
+        said, last = self.said["bad"]
         self.assertGreaterEqual(last, 20, said)
-        found = losses(machine.last_look(), {"log-0": last})
+        self.assertIn("CHECK", self.said["bad-look"][0])
+        found = losses(self.said["bad-look"][0], {"log-0": last})
         print("ignoring flushes: " + "; ".join(found), flush=True)
         self.assertNotEqual(found, [])
 
