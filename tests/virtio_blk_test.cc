@@ -221,6 +221,10 @@ cat >etc/systemd/system/look-round.service <<'END'
 [Service]
 ExecStart=/usr/bin/look-round
 END
+# A getty would take the console from it; the kernel here has no autofs.
+for unit in serial-getty@ttyS0.service proc-sys-fs-binfmt_misc.automount; do
+  ln -s /dev/null "etc/systemd/system/$unit"
+done
 mkdir -p etc/systemd/system/multi-user.target.wants
 ln -s /lib/systemd/system/multi-user.target etc/systemd/system/default.target
 ln -s ../look-round.service etc/systemd/system/multi-user.target.wants/
