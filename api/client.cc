@@ -118,7 +118,7 @@ class Client::Impl {
       char part[4096];
       parser.get().body().data = part;
       parser.get().body().size = sizeof(part);
-      http::read(socket_, buffer_, parser, error);
+      http::read_some(socket_, buffer_, parser, error);
       const size_t got = sizeof(part) - parser.get().body().size;
       for (char c : absl::string_view(part, got)) {
         if (c != '\n') {

@@ -113,7 +113,7 @@ class ApiBootTest : public ::testing::Test {
           {"initrd_path", GuestFile("INITRAMFS")},
           {"boot_args",
            "console=ttyS0 panic=-1 cloister.run=\"busybox dmesg | busybox grep "
-           "IO.TLB; echo told; busybox sleep 600\""}});
+           "IO.TLB; echo told$((40+2)); busybox sleep 600\""}});
     json confidential = {
         {"backend", "sw-protected"},
         {"exchange_windows", {{{"gpa", kWindow}, {"len", "1MiB"}}}}};
@@ -174,7 +174,7 @@ TEST_F(ApiBootTest, ConfidentialGuestThroughTheApi) {
   Done("PUT", "/actions", {{"action_type", "InstanceStart"}});
   EXPECT_EQ(Get("/")["state"], "Running");
   EXPECT_EQ(Get("/confidential")["backend"], "sw-protected");
-  ASSERT_OK(process_->Expect("told")) << process_->output();
+  ASSERT_OK(process_->Expect("told42")) << process_->output();
 
   // What the guest says it shares is what the host sees shared.
   uint64_t start = 0, size = 0;
