@@ -47,7 +47,8 @@ std::string Bytes(double value) {
 std::string Rate(double value) {
   if (value >= 1e6) return absl::StrFormat("%.1fM", value / 1e6);
   if (value >= 1e4) return absl::StrFormat("%.1fk", value / 1e3);
-  return absl::StrFormat(value >= 10 || value == 0 ? "%.0f" : "%.1f", value);
+  if (value >= 10 || value == 0) return absl::StrFormat("%.0f", value);
+  return absl::StrFormat("%.1f", value);
 }
 
 // What a terminal may show of a name that came over a socket.
