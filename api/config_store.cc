@@ -163,6 +163,17 @@ absl::Status PutInList(absl::string_view section, Json* list, Json value,
   return absl::OkStatus();
 }
 
+// Takes over the members of `change`; buckets one by one in a rate limiter.
+void Merge(const Json& change, Json* device) {
+  for (const auto& [name, value] : change.items()) {
+    if (value.is_object()) {
+      (*device)[name].update(value);
+    } else {
+      (*device)[name] = value;
+    }
+  }
+}
+
 const Endpoint* PutOf(absl::string_view section) {
   for (const Endpoint& endpoint : Endpoints()) {
     const bool sets = endpoint.method == Method::kPut ||
@@ -228,6 +239,23 @@ absl::Status ConfigStore::Apply(const Endpoint& endpoint, absl::string_view id,
   }
   (*json_)[section] = std::move(value);
   return absl::OkStatus();
+}
+
+void ConfigStore::NoteChange(const Endpoint& endpoint, absl::string_view id,
+                             const Json& change) {
+  const std::string section = SectionOf(endpoint);
+  const std::string id_field = IdField(endpoint);
+  if (id_field.empty()) {
+    // "balloon/statistics" is a part of the balloon.
+    const std::string device = section.substr(0, section.find('/'));
+    if (json_->contains(device)) Merge(change, &(*json_)[device]);
+    return;
+  }
+  for (Json& device : (*json_)[section]) {
+    if (device[id_field].get_ref<const std::string&>() == id) {
+      Merge(change, &device);
+    }
+  }
 }
 
 absl::Status ConfigStore::LoadSection(absl::string_view section, Json value) {

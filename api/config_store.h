@@ -26,6 +26,12 @@ class ConfigStore {
   absl::Status Apply(const Endpoint& endpoint, absl::string_view id,
                      Json value);
 
+  // Notes what a PATCH has changed of a device of a VM that runs: `change` is
+  // the body, checked by the schema and by the device. A limit that it does not
+  // name stays.
+  void NoteChange(const Endpoint& endpoint, absl::string_view id,
+                  const Json& change);
+
   // Reads a whole configuration: the text of a --config-file. An error names
   // the section, and leaves the store half filled.
   absl::Status Load(absl::string_view text);

@@ -414,14 +414,21 @@ absl::StatusOr<Controller::Plan> Controller::Convert(const Json& arguments) {
 
 Controller::Plan Controller::Update(DeviceKind kind, Call& call) {
   return Plan{
-      {}, [this, kind, id = call.id, change = std::move(call.arguments)] {
+      {},
+      [this, kind, endpoint = call.endpoint, id = call.id,
+       change = std::move(call.arguments)] {
         for (const char* field : {"drive_id", "iface_id"}) {
           if (change.contains(field) && change[field] != id) {
             return Fault(
                 400, absl::StrCat(field, ": differs from the one in the path"));
           }
         }
-        return NoContentOr(machine_->Update(kind, id, change));
+        const absl::Status status = machine_->Update(kind, id, change);
+        if (status.ok()) {
+          base::MutexLock lock(&mutex_);
+          config_.NoteChange(*endpoint, id, change);
+        }
+        return NoContentOr(status);
       }};
 }
 

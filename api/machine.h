@@ -25,6 +25,8 @@ namespace cloister::api {
 struct CounterGroup {
   std::string name;
   std::vector<std::pair<std::string, uint64_t>> counters;
+  // What goes up and down: as it is now.
+  std::vector<std::pair<std::string, uint64_t>> sizes = {};
 };
 
 struct MachineStats {
@@ -70,7 +72,8 @@ class Machine {
                               const Json& change) = 0;
   virtual absl::StatusOr<Json> BalloonStatistics() = 0;
   // The launch digest and its inputs (confidential::MeasurementJson); of the
-  // running VM, or of what `config` would start.
+  // VM that was started, whatever was changed since, or of what `config` would
+  // start.
   virtual absl::StatusOr<std::string> Measurement(const Json& config) = 0;
 
   virtual absl::Status Press(Button button) = 0;

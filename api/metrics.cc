@@ -21,6 +21,13 @@ Json CountersJson(const CounterGroup& group) {
   return json;
 }
 
+// Both kinds of values of a group.
+Json GroupJson(const CounterGroup& group) {
+  Json json = CountersJson(group);
+  for (const auto& [name, value] : group.sizes) json[name] = value;
+  return json;
+}
+
 // Prometheus' text format, one family after the other.
 class Exposition {
  public:
@@ -204,7 +211,7 @@ Json MetricsJson(const MetricsSnapshot& snapshot) {
     json["vcpus"].push_back(CountersJson(group));
   }
   for (const CounterGroup& group : snapshot.machine.devices) {
-    json["devices"][group.name] = CountersJson(group);
+    json["devices"][group.name] = GroupJson(group);
   }
   for (const auto& [phase, when] : snapshot.machine.boot) {
     json["boot_us"][phase] = when.count() / 1000;
@@ -226,6 +233,12 @@ std::string PrometheusText(const MetricsSnapshot& snapshot) {
   out.Family("cloister_device_events_total", "counter",
              "What the devices counted.");
   Groups(snapshot.machine.devices, "device", "event", &out);
+  out.Family("cloister_device_state", "gauge", "How the devices are now.");
+  for (const CounterGroup& group : snapshot.machine.devices) {
+    for (const auto& [name, value] : group.sizes) {
+      out.Sample({{"device", group.name}, {"size", name}}, value);
+    }
+  }
   out.Family("cloister_boot_phase_seconds", "gauge",
              "When a phase of the start was reached.");
   for (const auto& [phase, when] : snapshot.machine.boot) {
@@ -244,6 +257,11 @@ Json MetricsLine(const MetricsSnapshot& snapshot, int64_t utc_ms,
   Json line = Difference(totals, *previous);
   *previous = std::move(totals);
   line["utc_timestamp_ms"] = utc_ms;
+  for (const CounterGroup& group : snapshot.machine.devices) {
+    for (const auto& [name, value] : group.sizes) {
+      line[group.name][name] = value;
+    }
+  }
   if (snapshot.machine.conversions.has_value()) {
     line["memory"] = ConversionsJson(*snapshot.machine.conversions)["bytes"];
   }

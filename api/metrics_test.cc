@@ -25,7 +25,9 @@ class MetricsTest : public ::testing::Test {
     snapshot_.api = &counters_;
     snapshot_.machine.vcpus = {{"0", {{"port_read", 3}}},
                                {"1", {{"port_read", 4}}}};
-    snapshot_.machine.devices = {{"serial", {{"tx_bytes", 9}}}};
+    snapshot_.machine.devices = {
+        {"serial", {{"tx_bytes", 9}}},
+        {"block_root", {{"reads", 6}}, {{"in_flight", 2}}}};
     snapshot_.machine.boot = {{"first KVM_RUN", std::chrono::milliseconds(2)}};
     memory::ConversionStats& stats = snapshot_.machine.conversions.emplace();
     stats.to_shared[0] = {2, 8192};
@@ -44,6 +46,8 @@ TEST_F(MetricsTest, TotalsAsJson) {
   EXPECT_EQ(json["uptime_us"], 1500000);
   EXPECT_EQ(json["vcpus"][1]["port_read"], 4);
   EXPECT_EQ(json["devices"]["serial"]["tx_bytes"], 9);
+  EXPECT_EQ(json["devices"]["block_root"]["reads"], 6);
+  EXPECT_EQ(json["devices"]["block_root"]["in_flight"], 2);
   EXPECT_EQ(json["boot_us"]["first KVM_RUN"], 2000);
   EXPECT_EQ(json["memory"]["to_shared"]["explicit"]["bytes"], 8192);
   EXPECT_EQ(json["api"]["get"]["failed"], 1);
@@ -65,6 +69,8 @@ TEST_F(MetricsTest, LinesHaveDifferences) {
   EXPECT_EQ(line["get_api_requests"]["count"], 1);
   // Sizes are no counters.
   EXPECT_EQ(line["memory"]["private"], 4096);
+  EXPECT_EQ(line["block_root"]["reads"], 0);
+  EXPECT_EQ(line["block_root"]["in_flight"], 2);
   // A guest that was started anew counts from 0.
   snapshot_.machine.vcpus[0].counters[0].second = 1;
   line = MetricsLine(snapshot_, 19, &previous);

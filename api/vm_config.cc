@@ -95,23 +95,13 @@ absl::Status FillConfidential(const Json& json, vmm::ConfidentialConfig* out) {
   return absl::OkStatus();
 }
 
-devices::TokenBucketConfig BucketOf(const Json& json) {
-  devices::TokenBucketConfig bucket;
-  bucket.size = json["size"].get<uint64_t>();
-  bucket.refill_time =
-      std::chrono::milliseconds(json["refill_time"].get<int64_t>());
-  bucket.one_time_burst = json.value("one_time_burst", uint64_t{0});
-  // As Firecracker has it: either at 0 is no limit.
-  if (bucket.size == 0 || bucket.refill_time.count() == 0) return {};
-  return bucket;
-}
-
 devices::RateLimiterConfig LimitOf(const Json& device, const char* name) {
   devices::RateLimiterConfig limit;
   if (!device.contains(name)) return limit;
   const Json& json = device[name];
-  if (json.contains("bandwidth")) limit.bandwidth = BucketOf(json["bandwidth"]);
-  if (json.contains("ops")) limit.operations = BucketOf(json["ops"]);
+  if (json.contains("bandwidth"))
+    limit.bandwidth = TokenBucketFromJson(json["bandwidth"]);
+  if (json.contains("ops")) limit.operations = TokenBucketFromJson(json["ops"]);
   return limit;
 }
 
@@ -193,6 +183,16 @@ void ShowDevices(const vmm::DevicesConfig& devices, Json* json) {
 }
 
 }  // namespace
+
+devices::TokenBucketConfig TokenBucketFromJson(const Json& json) {
+  devices::TokenBucketConfig bucket;
+  bucket.size = json["size"].get<uint64_t>();
+  bucket.refill_time =
+      std::chrono::milliseconds(json["refill_time"].get<int64_t>());
+  bucket.one_time_burst = json.value("one_time_burst", uint64_t{0});
+  if (bucket.size == 0 || bucket.refill_time.count() == 0) return {};
+  return bucket;
+}
 
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id) {

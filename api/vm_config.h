@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "cloister/api/json.h"
+#include "cloister/devices/rate_limiter.h"
 #include "cloister/vmm/config.h"
 
 namespace cloister::api {
@@ -14,6 +15,10 @@ namespace cloister::api {
 // judges it.
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id);
+
+// A TokenBucket of the schema. As Firecracker has it a size or a refill time of
+// 0 is no limit.
+devices::TokenBucketConfig TokenBucketFromJson(const Json& json);
 
 // The inverse for a VM that was described on the command line: the text of a
 // --config-file.

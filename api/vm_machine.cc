@@ -7,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "cloister/api/device_update.h"
 #include "cloister/api/vm_config.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/shim/launch.h"
@@ -186,25 +187,37 @@ absl::StatusOr<uint64_t> VmMachine::Convert(
 }
 
 absl::Status VmMachine::Update(DeviceKind kind, absl::string_view id,
-                               const Json& /*change*/) {
-  constexpr const char* kKinds[] = {"drive", "network interface", "balloon",
-                                    "balloon"};
-  return absl::NotFoundError(absl::StrCat("there is no ",
-                                          kKinds[static_cast<size_t>(kind)],
-                                          id.empty() ? "" : " ", id));
+                               const Json& change) {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  return machine->ChangeDevices([&](vmm::DeviceControl& devices) {
+    return UpdateDevice(devices, kind, id, change);
+  });
 }
 
 absl::StatusOr<Json> VmMachine::BalloonStatistics() {
-  return absl::NotFoundError("there is no balloon");
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  Json json;
+  RETURN_IF_ERROR(
+      machine->ChangeDevices([&](vmm::DeviceControl& devices) -> absl::Status {
+        ASSIGN_OR_RETURN(json, BalloonStatisticsJson(devices));
+        return absl::OkStatus();
+      }));
+  return json;
 }
 
 absl::StatusOr<std::string> VmMachine::Measurement(const Json& config) {
-  if (!config.contains("boot-source")) {
+  vmm::VmConfig vm_config;
+  if (vm() != nullptr) {
+    base::MutexLock lock(&mutex_);
+    vm_config = config_;
+  } else if (config.contains("boot-source")) {
+    ASSIGN_OR_RETURN(vm_config, VmConfigFromJson(config, options_.id));
+  } else {
     return absl::FailedPreconditionError(
         "there is nothing to boot: PUT /boot-source first");
   }
-  ASSIGN_OR_RETURN(vmm::VmConfig vm_config,
-                   VmConfigFromJson(config, options_.id));
   if (vm_config.confidential.backend == confidential::BackendChoice::kOff) {
     return absl::FailedPreconditionError(
         "backend: off; only confidential guests have a launch digest");
@@ -251,6 +264,10 @@ MachineStats VmMachine::Stats() {
                             {"tx_dropped", serial.tx_dropped},
                             {"rate_limiter_dropped_bytes",
                              serial_ == nullptr ? 0 : serial_->dropped()}}});
+  for (vmm::DeviceCounters& device : machine->device_counters()) {
+    stats.devices.push_back({std::move(device.name), std::move(device.counters),
+                             std::move(device.sizes)});
+  }
   if (machine->broker() != nullptr) {
     stats.conversions = machine->broker()->stats();
   }

@@ -136,6 +136,7 @@ absl::Status MicroVm::TakeApart() {
   std::unique_ptr<VirtioDevices> virtio;
   for (const auto& runner : Runners()) runner->Wait();
   {
+    base::MutexLock devices_lock(&devices_mutex_);
     base::MutexLock lock(&parts_mutex_);
     runners.swap(runners_);
     router = std::move(router_);
@@ -173,6 +174,26 @@ devices::Serial::Counters MicroVm::serial_counters() const {
   base::MutexLock lock(&parts_mutex_);
   return platform_ == nullptr ? devices::Serial::Counters()
                               : platform_->serial().counters();
+}
+
+absl::Status MicroVm::ChangeDevices(
+    absl::FunctionRef<absl::Status(DeviceControl&)> change) {
+  base::MutexLock devices_lock(&devices_mutex_);
+  DeviceControl* control = nullptr;
+  {
+    base::MutexLock lock(&parts_mutex_);
+    if (virtio_ != nullptr) control = &virtio_->control();
+  }
+  if (control == nullptr) {
+    return absl::FailedPreconditionError("the VM is between two launches");
+  }
+  return change(*control);
+}
+
+std::vector<DeviceCounters> MicroVm::device_counters() const {
+  base::MutexLock lock(&parts_mutex_);
+  return virtio_ == nullptr ? std::vector<DeviceCounters>()
+                            : virtio_->counters();
 }
 
 size_t MicroVm::ConsoleInput(absl::Span<const uint8_t> bytes) {

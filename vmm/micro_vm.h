@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "cloister/base/log.h"
@@ -23,6 +24,7 @@
 #include "cloister/memory/shared_view.h"
 #include "cloister/vcpu/runner.h"
 #include "cloister/vmm/boot_timer.h"
+#include "cloister/vmm/device_control.h"
 #include "cloister/vmm/exit_router.h"
 #include "cloister/vmm/platform.h"
 #include "cloister/vmm/sandbox/thread_kind.h"
@@ -113,6 +115,16 @@ class MicroVm {
   // Of the serial port, since the last launch.
   devices::Serial::Counters serial_counters() const;
 
+  // Calls `change` with the control over the VM's devices, which is gone when
+  // it returns. One call at a time; a Relaunch waits for it, and makes the
+  // devices as they were configured at first. Returns what `change` does;
+  // FailedPrecondition between two launches. Not from a callback.
+  absl::Status ChangeDevices(
+      absl::FunctionRef<absl::Status(DeviceControl&)> change);
+  // Of the virtio devices, in their order, since the last launch. Does not wait
+  // for a ChangeDevices.
+  std::vector<DeviceCounters> device_counters() const;
+
   // Hands input to the serial console; returns how many bytes it took. If that
   // is not all, VmHooks::on_console_room follows.
   size_t ConsoleInput(absl::Span<const uint8_t> bytes);
@@ -158,6 +170,9 @@ class MicroVm {
   // Shared pages that the shim takes over, if it will not say so itself.
   std::vector<memory::GuestRange> staged_;
 
+  // Held while somebody uses the devices without parts_mutex_; taken before
+  // it. They are not taken apart meanwhile.
+  base::Mutex devices_mutex_;
   // Held to use the parts below from other threads than the VM's, which do not
   // live through an exchange of them.
   mutable base::Mutex parts_mutex_;

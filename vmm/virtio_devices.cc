@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "cloister/base/status_macros.h"
+#include "cloister/devices/virtio/device_state.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/virtio_factory.h"
 
@@ -25,8 +26,11 @@ absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
   options.log = parts.log;
   options.balloon_pages = parts.balloon_pages.get();
   options.ram = parts.ram;
+  VirtioControl control;
+  options.control = &control;
   ASSIGN_OR_RETURN(auto devices, CreateVirtioDevices(config, options));
   std::unique_ptr<VirtioDevices> virtio(new VirtioDevices(std::move(parts)));
+  virtio->control_ = std::move(control);
   if (devices.empty()) return virtio;
   RETURN_IF_ERROR(config.transport == VirtioTransport::kPci
                       ? virtio->AddToPci(std::move(devices))
@@ -93,15 +97,12 @@ devices::IrqLine& VirtioDevices::Line(uint32_t gsi) {
   return wire->second.shared.Add();
 }
 
-std::vector<VirtioDevices::DeviceCounters> VirtioDevices::counters() const {
-  std::vector<DeviceCounters> all;
-  for (const std::shared_ptr<PciTransport>& transport : pci_) {
-    all.push_back(
-        {std::string(transport->device().name()), transport->counters()});
-  }
-  for (const std::shared_ptr<MmioTransport>& transport : mmio_) {
-    all.push_back(
-        {std::string(transport->device().name()), transport->counters()});
+std::vector<DeviceCounters> VirtioDevices::counters() const {
+  std::vector<DeviceCounters> all = control_.counters();
+  for (size_t i = 0; i < all.size(); ++i) {
+    AddTransportCounters(
+        i < pci_.size() ? pci_[i]->counters() : mmio_[i]->counters(),
+        &all[i].counters);
   }
   return all;
 }

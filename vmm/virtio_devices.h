@@ -15,15 +15,16 @@
 #include "cloister/devices/bus.h"
 #include "cloister/devices/pci_root.h"
 #include "cloister/devices/virtio/balloon_pages.h"
-#include "cloister/devices/virtio/device_state.h"
 #include "cloister/devices/virtio/mmio_transport.h"
 #include "cloister/devices/virtio/pci_transport.h"
 #include "cloister/kvm/vm.h"
 #include "cloister/memory/shared_view.h"
 #include "cloister/vmm/device_config.h"
+#include "cloister/vmm/device_control.h"
 #include "cloister/vmm/kvm_irq_line.h"
 #include "cloister/vmm/kvm_virtio.h"
 #include "cloister/vmm/shared_irq_line.h"
+#include "cloister/vmm/virtio_control.h"
 
 namespace cloister::vmm {
 
@@ -53,11 +54,9 @@ class VirtioDevices {
   VirtioDevices(const VirtioDevices&) = delete;
   VirtioDevices& operator=(const VirtioDevices&) = delete;
 
-  struct DeviceCounters {
-    std::string name;
-    devices::virtio::DeviceState::Counters counters;
-  };
-  // Any thread.
+  // As long as this.
+  DeviceControl& control() { return control_; }
+  // Of devices and their transports. Any thread; does not wait.
   std::vector<DeviceCounters> counters() const;
 
  private:
@@ -84,6 +83,7 @@ class VirtioDevices {
   // The devices, in order, on one bus or the other.
   std::vector<std::shared_ptr<devices::virtio::PciTransport>> pci_;
   std::vector<std::shared_ptr<devices::virtio::MmioTransport>> mmio_;
+  VirtioControl control_;
 };
 
 }  // namespace cloister::vmm

@@ -144,25 +144,30 @@ absl::StatusOr<Devices> CreateVirtioDevices(
   for (size_t i = 0; i < config.disks.size(); ++i) {
     ASSIGN_OR_RETURN(auto disk,
                      Named("--disk", CreateDisk(config, i, options)));
+    if (options.control != nullptr) options.control->Add(disk.get());
     devices.push_back(std::move(disk));
   }
   for (size_t i = 0; i < config.nets.size(); ++i) {
     ASSIGN_OR_RETURN(auto net, Named("--net", CreateNet(config, i, options)));
+    if (options.control != nullptr) options.control->Add(net.get());
     devices.push_back(std::move(net));
   }
   if (config.vsock.has_value()) {
     ASSIGN_OR_RETURN(auto vsock,
                      Named("--vsock", CreateVsock(*config.vsock, options)));
+    if (options.control != nullptr) options.control->Add(vsock.get());
     devices.push_back(std::move(vsock));
   }
   if (config.rng.has_value()) {
     ASSIGN_OR_RETURN(auto rng, Named("--rng", CreateRng(*config.rng, options)));
+    if (options.control != nullptr) options.control->Add(rng.get());
     devices.push_back(std::move(rng));
   }
   if (config.balloon.has_value()) {
     ASSIGN_OR_RETURN(
         auto balloon,
         Named("--balloon", CreateBalloon(*config.balloon, options)));
+    if (options.control != nullptr) options.control->Add(balloon.get());
     devices.push_back(std::move(balloon));
   }
   return devices;

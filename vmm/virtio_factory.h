@@ -12,6 +12,7 @@
 #include "cloister/devices/virtio/balloon_pages.h"
 #include "cloister/devices/virtio/device.h"
 #include "cloister/vmm/device_config.h"
+#include "cloister/vmm/virtio_control.h"
 
 namespace cloister::vmm {
 
@@ -23,6 +24,8 @@ struct VirtioFactoryOptions {
   // the devices.
   devices::virtio::BalloonPages* balloon_pages = nullptr;
   uint64_t ram = 0;
+  // Gets the devices in their order, if it is there; of no use after an error.
+  VirtioControl* control = nullptr;
 };
 
 // The virtio devices of `config`, in the order of their places. Opens files,

@@ -74,6 +74,8 @@ class Net : public VirtioDevice, private DeviceRunner::Handler {
   const NetCounters& counters() const { return counters_; }
   uint64_t rx_throttled() const { return rx_limiter_->throttled(); }
   uint64_t tx_throttled() const { return tx_limiter_->throttled(); }
+  RateLimiterConfig rx_limit() const { return rx_limiter_->config(); }
+  RateLimiterConfig tx_limit() const { return tx_limiter_->config(); }
   absl::Status UpdateRxLimit(const RateLimiterUpdate& update) {
     return rx_limiter_->Update(update);
   }
