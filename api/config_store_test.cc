@@ -76,6 +76,47 @@ TEST(ConfigStoreTest, RulesBetweenFieldsChangeNothing) {
   EXPECT_EQ(store.json(), before);
 }
 
+void NoteChange(ConfigStore& store, const std::string& target,
+                const std::string& body) {
+  std::string id, query;
+  auto endpoint = FindEndpoint("PATCH", target, &id, &query);
+  ASSERT_OK(endpoint);
+  auto value = ParseBody(**endpoint, body);
+  ASSERT_OK(value);
+  store.NoteChange(**endpoint, id, *value);
+}
+
+TEST(ConfigStoreTest, ChangesOfARunningVmAreNoted) {
+  ConfigStore store;
+  ASSERT_OK(Put(store, "/drives/a", Drive("a", true)));
+  ASSERT_OK(Put(store, "/drives/b", Drive("b", false)));
+  ASSERT_OK(Put(store, "/network-interfaces/e",
+                Card("e", "tap0",
+                     ",\"rx_rate_limiter\":{\"ops\":{\"size\":1,"
+                     "\"refill_time\":2}}")));
+  ASSERT_OK(Put(store, "/balloon",
+                "{\"amount_mib\":1,\"deflate_on_oom\":true,"
+                "\"stats_polling_interval_s\":1}"));
+  NoteChange(store, "/drives/b",
+             "{\"drive_id\":\"b\",\"path_on_host\":\"/new\"}");
+  EXPECT_EQ(store.json()["drives"][0]["path_on_host"], "/d");
+  EXPECT_EQ(store.json()["drives"][1]["path_on_host"], "/new");
+  EXPECT_EQ(store.json()["drives"][1]["is_root_device"], false);
+  // A bucket that was not named stays.
+  NoteChange(store, "/network-interfaces/e",
+             "{\"iface_id\":\"e\",\"rx_rate_limiter\":{\"bandwidth\":"
+             "{\"size\":3,\"refill_time\":4}}}");
+  const Json& limit = store.json()["network-interfaces"][0]["rx_rate_limiter"];
+  EXPECT_EQ(limit["ops"]["size"], 1);
+  EXPECT_EQ(limit["bandwidth"]["size"], 3);
+  NoteChange(store, "/balloon", "{\"amount_mib\":7}");
+  NoteChange(store, "/balloon/statistics", "{\"stats_polling_interval_s\":9}");
+  EXPECT_EQ(store.json()["balloon"]["amount_mib"], 7);
+  EXPECT_EQ(store.json()["balloon"]["stats_polling_interval_s"], 9);
+  EXPECT_EQ(store.json()["balloon"]["deflate_on_oom"], true);
+  EXPECT_FALSE(store.json().contains("balloon/statistics"));
+}
+
 TEST(ConfigStoreTest, DevicesAreReplacedById) {
   ConfigStore store;
   ASSERT_OK(Put(store, "/drives/a", Drive("a", true)));

@@ -273,6 +273,26 @@ TEST_F(ControllerTest, UpdatesDevices) {
   EXPECT_EQ(Get("/balloon/statistics")["target_mib"], 1);
 }
 
+TEST_F(ControllerTest, TheConfigurationShowsChangesThatSucceeded) {
+  Done("PUT", "/drives/a",
+       "{\"drive_id\":\"a\",\"path_on_host\":\"/d\",\"is_root_device\":true}");
+  Done("PUT", "/balloon", "{\"amount_mib\":1,\"deflate_on_oom\":true}");
+  StartVm();
+  Done("PATCH", "/drives/a", "{\"drive_id\":\"a\",\"path_on_host\":\"/n\"}");
+  Done("PATCH", "/balloon", "{\"amount_mib\":4}");
+  EXPECT_EQ(Get("/vm/config")["drives"][0]["path_on_host"], "/n");
+  EXPECT_EQ(Get("/balloon")["amount_mib"], 4);
+  machine_.hook = [](absl::string_view) {
+    return absl::NotFoundError("no such file");
+  };
+  EXPECT_EQ(Fault("PATCH", "/drives/a",
+                  "{\"drive_id\":\"a\",\"path_on_host\":\"/m\"}"),
+            "no such file");
+  EXPECT_EQ(Fault("PATCH", "/balloon", "{\"amount_mib\":5}"), "no such file");
+  EXPECT_EQ(Get("/vm/config")["drives"][0]["path_on_host"], "/n");
+  EXPECT_EQ(Get("/balloon")["amount_mib"], 4);
+}
+
 TEST_F(ControllerTest, LoggerTakesEffectOrIsNotNoted) {
   Done("PUT", "/logger", "{\"log_path\":\"/l\",\"level\":\"warning\"}");
   EXPECT_THAT(logger_, HasSubstr("\"Warning\""));

@@ -114,7 +114,11 @@ void ReadCounters(const std::string& group, const Json& counters,
 std::string RateTable(const char* title,
                       const std::vector<TopSample::Counter>& now,
                       const std::vector<TopSample::Counter>& before,
-                      double seconds) {
+                      double seconds, size_t width) {
+  // A row: "  block_rootfs     read_bytes  12.5k ..."
+  constexpr size_t kNameColumns = 14, kRateColumns = 18;
+  const size_t columns =
+      std::clamp<size_t>((width - kNameColumns - 2) / kRateColumns, 1, 6);
   std::map<std::pair<std::string, std::string>, uint64_t> last;
   for (const auto& counter : before) {
     last[{counter.group, counter.name}] = counter.value;
@@ -131,8 +135,8 @@ std::string RateTable(const char* title,
   for (auto& [group, entries] : rates) {
     if (++rows > kMaxRows) break;
     std::sort(entries.rbegin(), entries.rend());
-    absl::StrAppendFormat(&text, "  %-10s", Clean(group, 10));
-    for (size_t i = 0; i < entries.size() && i < 4; ++i) {
+    absl::StrAppendFormat(&text, "  %-14s", Clean(group, kNameColumns));
+    for (size_t i = 0; i < entries.size() && i < columns; ++i) {
       absl::StrAppendFormat(&text, " %-11s%6s", Clean(entries[i].second, 11),
                             Rate(entries[i].first));
     }
@@ -327,10 +331,11 @@ std::string TopScreen::Render(const TopSample& sample) {
                         Sparkline(), kReset);
   const double divisor = seconds > 0 ? seconds : 1;
   text += RateTable("exits/s", sample.exits,
-                    has_last_ ? last_.exits : sample.exits, divisor);
+                    has_last_ ? last_.exits : sample.exits, divisor, width_);
   text += "\n";
-  text += RateTable("devices/s", sample.devices,
-                    has_last_ ? last_.devices : sample.devices, divisor);
+  text +=
+      RateTable("devices/s", sample.devices,
+                has_last_ ? last_.devices : sample.devices, divisor, width_);
   last_ = sample;
   has_last_ = true;
   return text;

@@ -53,6 +53,33 @@ TEST(CtlTopTest, ShowsRatesBetweenTwoSamples) {
   EXPECT_THAT(after, HasSubstr("█"));
 }
 
+TEST(CtlTopTest, RatesOfDevicesFitTheScreen) {
+  for (size_t width : {40, 80, 120}) {
+    TopScreen screen(width);
+    auto sample = [](uint64_t seconds) {
+      std::string counters;
+      for (int i = 0; i < 8; ++i) {
+        absl::StrAppend(&counters, i == 0 ? "" : ",", "\"counter", i,
+                        "\":", seconds * (100 - i));
+      }
+      return ParseTopSample(
+          kInstance,
+          absl::StrCat("{\"uptime_us\":", seconds * 1000000,
+                       ",\"devices\":{\"block_rootfs\":{", counters, "}}}"),
+          kMap);
+    };
+    ASSERT_OK_AND_ASSIGN(TopSample first, sample(1));
+    ASSERT_OK_AND_ASSIGN(TopSample second, sample(2));
+    screen.Render(first);
+    const std::string text = screen.Render(second);
+    const size_t row = text.find("  block_rootfs ");
+    ASSERT_NE(row, std::string::npos) << text;
+    const std::string line = text.substr(row, text.find('\n', row) - row);
+    EXPECT_LE(line.size(), width) << line;
+    EXPECT_THAT(line, HasSubstr("counter0      100")) << "the largest first";
+  }
+}
+
 TEST(CtlTopTest, NamesCannotDrawOnTheTerminal) {
   TopScreen screen(80);
   ASSERT_OK_AND_ASSIGN(TopSample sample,

@@ -4,6 +4,7 @@
 // instructions: pausing, the launch through the shim, ends, relaunching.
 #include "cloister/vmm/micro_vm.h"
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -20,6 +21,7 @@
 #include "cloister/kvm/system.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "cloister/vmm/builder.h"
+#include "cloister/vmm/device_control.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/micro_kernel.h"
 #include "gmock/gmock.h"
@@ -563,6 +565,94 @@ TEST_P(BackendVmTest, RelaunchedGuestsHaveTheirDevicesAgain) {
   ASSERT_OK(vm->Relaunch());
   EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
   EXPECT_EQ(sink_.Take(), "ff");
+}
+
+// While the guest runs, paused, at its end, and between two launches.
+TEST_P(BackendVmTest, DevicesChangeWhateverTheGuestDoes) {
+  DiskConfig disk;
+  disk.path = absl::StrCat(::testing::TempDir(), "/disk");
+  disk.id = "root";
+  const std::string larger = disk.path + "-larger";
+  std::ofstream(disk.path) << std::string(8192, 'd');
+  std::ofstream(larger) << std::string(16384, 'l');
+  config_.devices.disks.push_back(disk);
+  config_.devices.balloon.emplace();
+  auto vm = Make(MicroKernel::kPrint);
+  ASSERT_NE(vm, nullptr);
+  auto use = [&](const std::string& path) {
+    return vm->ChangeDevices([&](DeviceControl& devices) {
+      return devices.UpdateDisk("root", {.path = path, .limit = {}});
+    });
+  };
+  auto disk_bytes = [&] {
+    for (const DeviceCounters& device : vm->device_counters()) {
+      if (device.name != "block_root") continue;
+      for (const auto& [name, value] : device.sizes) {
+        if (name == "disk_bytes") return value;
+      }
+    }
+    return uint64_t{0};
+  };
+  ASSERT_OK(vm->Start());
+  sink_.WaitFor(1);
+  EXPECT_EQ(disk_bytes(), 8192u);
+  EXPECT_OK(use(larger));
+  EXPECT_EQ(disk_bytes(), 16384u);
+  vm->Pause();
+  EXPECT_OK(use(disk.path));
+  EXPECT_EQ(disk_bytes(), 8192u);
+  vm->Resume();
+  EXPECT_OK(vm->ChangeDevices([](DeviceControl& devices) {
+    return devices.SetBalloonTarget(1 << 20);
+  }));
+  vm->Stop();
+  vm->Wait();
+  EXPECT_OK(use(larger));
+  // Without the file there is no launch, and there are no devices.
+  ASSERT_EQ(std::remove(disk.path.c_str()), 0);
+  EXPECT_THAT(vm->Relaunch(), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(use(larger), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                    HasSubstr("between two launches")));
+  EXPECT_EQ(vm->device_counters().size(), 0u);
+  // A new launch has what was configured, not what was changed.
+  std::ofstream(disk.path) << std::string(8192, 'e');
+  ASSERT_OK(vm->Relaunch());
+  EXPECT_EQ(disk_bytes(), 8192u);
+}
+
+// Changes and looks from two threads while the devices come and go.
+TEST_P(BackendVmTest, ChangesDoNotCollideWithRelaunches) {
+  DiskConfig disk;
+  disk.path = absl::StrCat(::testing::TempDir(), "/disk");
+  std::ofstream(disk.path) << std::string(8192, 'd');
+  config_.devices.disks.push_back(disk);
+  auto vm = Make(MicroKernel::kFresh);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  std::atomic<bool> done{false};
+  std::atomic<int> changed{0}, seen{0};
+  std::thread changer([&] {
+    while (!done) {
+      absl::Status status = vm->ChangeDevices([&](DeviceControl& devices) {
+        return devices.UpdateDisk("disk0", {.path = disk.path, .limit = {}});
+      });
+      if (status.ok()) ++changed;
+      EXPECT_TRUE(status.ok() || absl::IsFailedPrecondition(status)) << status;
+    }
+  });
+  std::thread watcher([&] {
+    while (!done) seen += static_cast<int>(vm->device_counters().size());
+  });
+  for (int launch = 0; launch < 3; ++launch) {
+    EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
+    const int before = changed;
+    EXPECT_OK(vm->Relaunch());
+    while (changed == before && !HasFailure()) std::this_thread::yield();
+  }
+  done = true;
+  changer.join();
+  watcher.join();
+  EXPECT_GT(seen, 0);
 }
 
 TEST_P(BackendVmTest, OnlyAnEndedVmRelaunches) {
