@@ -53,18 +53,37 @@ bool Eventually(Condition condition) {
   return true;
 }
 
-// Why no tap can be made here; empty if one can.
-std::string WhyNoTap(const char* name) {
-  base::UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
-  if (!fd.valid()) return "no /dev/net/tun that this user may open";
-  ifreq request = {};
-  std::strncpy(request.ifr_name, name, IFNAMSIZ - 1);
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-  if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) {
-    return absl::StrCat("TUNSETIFF: ", std::strerror(errno));
+// A tap of the test's own, which goes with it.
+class TestTap {
+ public:
+  // Why there is none; empty if there is.
+  std::string Make(const std::string& name) {
+    fd_.reset(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    if (!fd_.valid()) return "no /dev/net/tun that this user may open";
+    ifreq request = {};
+    std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (::ioctl(fd_.get(), TUNSETIFF, &request) != 0 ||
+        ::ioctl(fd_.get(), TUNSETPERSIST, 1) != 0) {
+      return absl::StrCat("TUNSETIFF: ", std::strerror(errno));
+    }
+    // For the monitor to attach to: a tap has one user.
+    request_ = request;
+    fd_.reset();
+    return "";
   }
-  return "";
-}
+  ~TestTap() {
+    if (request_.ifr_flags == 0) return;
+    fd_.reset(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    if (::ioctl(fd_.get(), TUNSETIFF, &request_) == 0) {
+      ::ioctl(fd_.get(), TUNSETPERSIST, 0);
+    }
+  }
+
+ private:
+  base::UniqueFd fd_;
+  ifreq request_ = {};
+};
 
 class ApiDevicesTest : public ::testing::Test {
  protected:
@@ -143,6 +162,7 @@ class ApiDevicesTest : public ::testing::Test {
   }
   // The guest still runs, and nothing was killed for a forbidden call.
   void End() {
+    if (HasFailure()) return;
     const json before = Get("/metrics")["vcpus"][0];
     EXPECT_TRUE(
         Eventually([&] { return Get("/metrics")["vcpus"][0] != before; }));
@@ -256,11 +276,12 @@ TEST_F(ApiDevicesTest, WhatIsNotThereIsRefusedByName) {
 }
 
 TEST_F(ApiDevicesTest, InterfacesGetOtherLimits) {
-  const char* tap = "clo-api0";
-  const std::string why_not = WhyNoTap(tap);
+  TestTap tap;
+  const std::string name = absl::StrCat("clo", ::getpid());
+  const std::string why_not = tap.Make(name);
   if (!why_not.empty()) GTEST_SKIP() << why_not;
   Done("PUT", "/network-interfaces/eth0",
-       {{"iface_id", "eth0"}, {"host_dev_name", tap}});
+       {{"iface_id", "eth0"}, {"host_dev_name", name}});
   StartVm();
   EXPECT_EQ(Device("net_eth0")["link_up"], 1);
   Done("PATCH", "/network-interfaces/eth0",
