@@ -43,6 +43,19 @@ bool IsLocked(const std::string& path) {
   return ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
+// Threads of a process that no filter holds.
+int UnfilteredThreads(pid_t pid) {
+  int threads = 0;
+  for (const auto& task : std::filesystem::directory_iterator(
+           absl::StrCat("/proc/", pid, "/task"))) {
+    std::ifstream status(task.path() / "status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.rfind("Seccomp:", 0) == 0 && line != "Seccomp:\t2") ++threads;
+    }
+  }
+  return threads;
+}
+
 template <typename Condition>
 bool Eventually(Condition condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -179,6 +192,7 @@ class ApiDevicesTest : public ::testing::Test {
 
 TEST_F(ApiDevicesTest, DrivesGetOtherFiles) {
   StartVm();
+  EXPECT_EQ(UnfilteredThreads(process_->pid()), 0);
   EXPECT_TRUE(IsLocked(Path("b")));
   EXPECT_FALSE(IsLocked(Path("larger")));
   EXPECT_EQ(Device("block_b")["disk_bytes"], 8192);
