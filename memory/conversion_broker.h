@@ -130,8 +130,8 @@ class ConversionBroker {
   absl::Status GuestGaveUp(const GuestRange& range);
   absl::Status GuestTookBack(const GuestRange& range);
   // Gives the host the memory behind pages that were given up; their states
-  // stay. FailedPrecondition unless all are given up, Unavailable if a lease on
-  // some does not end within busy_wait.
+  // stay. FailedPrecondition unless all are given up, Unavailable while there
+  // is a lease on some.
   absl::Status FreeGivenUp(const GuestRange& range);
 
   // Holds up requests until Resume; returns once none is under way. A vCPU

@@ -193,10 +193,11 @@ absl::Status ConversionBroker::FreePart(const StateRange& part) {
   if (part.state == PageState::kPrivate) {
     return backend_->FreePrivate(part.range);
   }
-  const auto deadline = steady_clock::now() + options_.busy_wait;
+  // No wait: a page that is given up and in a device's hands is the guest's
+  // mistake, and may belong to the very request that the caller works on.
   absl::Status status = absl::UnavailableError(
-      absl::StrCat("a device still uses some of ", part.range.ToString()));
-  if (view_->leases().BlockAndWait(part.range, deadline)) {
+      absl::StrCat("a device uses some of ", part.range.ToString()));
+  if (view_->leases().BlockAndWait(part.range, steady_clock::now())) {
     const std::vector<ConversionListener*> listeners = Listeners();
     for (ConversionListener* listener : listeners) {
       listener->UnmapShared(part.range);

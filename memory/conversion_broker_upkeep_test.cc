@@ -382,7 +382,7 @@ TEST(FreeGivenUpTest, RefusesWhatTheGuestOwns) {
 
 TEST(FreeGivenUpTest, KeepsASharedPageThatADeviceUses) {
   ConversionBrokerOptions options;
-  options.busy_wait = std::chrono::nanoseconds(0);
+  options.busy_wait = std::chrono::hours(1);  // which nobody waits for
   ConversionWorld world(std::move(options));
   world.Guest(Range(0x8000, 0x1000), ConversionWorld::kToShared);
   world.backend.GuestWrite(GuestAddress(0x8000), 7);

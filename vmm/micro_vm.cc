@@ -95,7 +95,12 @@ VmEnd MicroVm::Wait() {
   if (!end.has_value()) return VmEnd();
   // Whoever has the broker call back now finds the end noted: no lock is taken
   // twice.
-  base::MutexLock lock(&parts_mutex_);
+  base::MutexLock parts(&parts_mutex_);
+  {
+    // Another waiter may have relaunched: that guest has not stopped.
+    base::MutexLock lock(&mutex_);
+    if (!end_.has_value()) return *std::move(end);
+  }
   if (broker_ != nullptr) broker_->GuestStopped();
   return *std::move(end);
 }
