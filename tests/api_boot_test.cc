@@ -197,6 +197,32 @@ TEST_F(ApiBootTest, ConfidentialGuestThroughTheApi) {
   EXPECT_THAT(refused.body, HasSubstr("guest owns this page"));
   EXPECT_EQ(Convert(start, 4096, "private").status, 400);
 
+  // What no request may name: nothing changes.
+  const json before = Attributes(0, uint64_t{8} << 30);
+  const struct {
+    uint64_t gpa, size;
+  } kBad[] = {
+      {kWindow + 1, 4096},                 // misaligned
+      {kWindow, 4095},                     //
+      {kWindow, 0},                        // empty
+      {0xfffffffffffff000, 8192},          // wraps
+      {kWindow, uint64_t{1} << 63},        // half outside, and huge
+      {0, (uint64_t{1} << 52) - 4096},     //
+      {0xfec00000, 4096},                  // the IOAPIC
+      {0xd0000000, 4096},                  // where BARs go
+      {uint64_t{1} << 40, 4096},           // nothing at all
+      {kWindow + (1 << 20) - 4096, 8192},  // past the window's end
+      {kWindow - 4096, 8192},              // before its start
+      {0, 4096},                           // aliased
+  };
+  for (const auto& bad : kBad) {
+    for (const char* to : {"shared", "private"}) {
+      EXPECT_EQ(Convert(bad.gpa, bad.size, to).status, 400)
+          << std::hex << bad.gpa << " " << bad.size << " " << to;
+    }
+  }
+  EXPECT_EQ(Attributes(0, uint64_t{8} << 30), before);
+
   // The exchange window is the host's.
   EXPECT_EQ(Attributes(kWindow, 1 << 20)[0]["state"], "private");
   EXPECT_EQ(json::parse(Convert(kWindow, 65536, "shared").body)["bytes"],
