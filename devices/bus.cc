@@ -91,6 +91,9 @@ absl::Status Bus::Insert(uint64_t start, uint64_t size,
 }
 
 absl::Status Bus::Remove(uint64_t start) {
+  // Ends after the lock: destroying a device may take locks of its own, under
+  // which it calls the bus elsewhere.
+  std::shared_ptr<BusDevice> removed;
   base::MutexLock lock(&writer_);
   Table table = table_;
   auto it = std::find_if(table.begin(), table.end(), [&](const Entry& entry) {
@@ -100,6 +103,7 @@ absl::Status Bus::Remove(uint64_t start) {
     return absl::NotFoundError(
         absl::StrCat("no bus range starts at 0x", absl::Hex(start)));
   }
+  removed = it->device;
   table.erase(it);
   Publish(std::move(table));
   return absl::OkStatus();
