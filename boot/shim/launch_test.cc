@@ -5,8 +5,10 @@
 #include <cstring>
 #include <functional>
 
+#include "absl/numeric/bits.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/shim/handover_reader.h"
+#include "cloister/boot/shim/layout.h"
 #include "cloister/boot/shim/page_tables.h"
 #include "cloister/boot/shim/shim_image.h"
 
@@ -41,6 +43,18 @@ LaunchOptions Sample() {
   options.vcpus = 2;
   options.platform = "cpu=test\n";
   return options;
+}
+
+TEST(ShimStatusTest, OneFlippedBitNeverSaysVerified) {
+  const auto verified = static_cast<unsigned>(Status::kVerified);
+  int values = 0;
+  for (unsigned value = 0; value < 256; ++value) {
+    auto status = static_cast<Status>(value);
+    if (RefusalText(status) == nullptr && status != Status::kPrivate) continue;
+    ++values;
+    EXPECT_GE(absl::popcount(value ^ verified), 3) << value;
+  }
+  EXPECT_EQ(values, 9);  // Eight refusals and the report of progress.
 }
 
 TEST(ShimImageTest, IsSmallAndBeginsAsTheLayoutSays) {
