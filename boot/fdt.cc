@@ -82,9 +82,16 @@ void FdtBuilder::Bytes(absl::string_view name,
 void FdtBuilder::Empty(absl::string_view name) { Bytes(name, {}); }
 
 void FdtBuilder::U32(absl::string_view name, uint32_t value) {
-  fdt32_t cell = cpu_to_fdt32(value);
-  Bytes(name, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&cell),
-                                  sizeof(cell)));
+  U32List(name, {value});
+}
+
+void FdtBuilder::U32List(absl::string_view name,
+                         absl::Span<const uint32_t> values) {
+  std::vector<fdt32_t> cells;
+  for (uint32_t value : values) cells.push_back(cpu_to_fdt32(value));
+  Bytes(name,
+        absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(cells.data()),
+                            cells.size() * sizeof(fdt32_t)));
 }
 
 void FdtBuilder::U64(absl::string_view name, uint64_t value) {

@@ -29,6 +29,8 @@ class FdtBuilder {
   void U64(absl::string_view name, uint64_t value);
   // 64-bit cells one after the other, such as (address, size) pairs.
   void U64List(absl::string_view name, absl::Span<const uint64_t> values);
+  // 32-bit cells, such as an interrupt's.
+  void U32List(absl::string_view name, absl::Span<const uint32_t> values);
   // NUL-terminated.
   void String(absl::string_view name, absl::string_view value);
   void Bytes(absl::string_view name, absl::Span<const uint8_t> value);

@@ -23,6 +23,7 @@ TEST(FdtBuilderTest, WritesWhatLibfdtReadsBack) {
   fdt.BeginNode("device@1000");
   fdt.U64List("reg", {0x1000, 0x200});
   fdt.U64("dma", 0x0123456789abcdef);
+  fdt.U32List("interrupts", {0x10, 0x01020304});
   fdt.Empty("dma-coherent");
   fdt.Bytes("mac", {1, 2, 3});
   fdt.EndNode();
@@ -46,6 +47,12 @@ TEST(FdtBuilderTest, WritesWhatLibfdtReadsBack) {
   ASSERT_EQ(length, 8);
   EXPECT_EQ(dma[0], 0x01);
   EXPECT_EQ(dma[7], 0xef);
+  const auto* interrupts = static_cast<const uint8_t*>(
+      fdt_getprop(tree.data(), node, "interrupts", &length));
+  ASSERT_EQ(length, 8);
+  EXPECT_EQ(interrupts[3], 0x10);
+  EXPECT_EQ(interrupts[4], 0x01);
+  EXPECT_EQ(interrupts[7], 0x04);
   EXPECT_NE(fdt_getprop(tree.data(), node, "dma-coherent", &length), nullptr);
   EXPECT_EQ(length, 0);
   const void* mac = fdt_getprop(tree.data(), node, "mac", &length);

@@ -55,6 +55,8 @@ absl::string_view PieceTypeName(PieceType type) {
       return "ACPI tables";
     case PieceType::kStartState:
       return "start state";
+    case PieceType::kDeviceTree:
+      return "device tree";
   }
   return "unknown piece";
 }

@@ -28,6 +28,8 @@ enum class PieceType : uint32_t {
   kAcpi = 6,
   // The boot CPU's entry state, for measurements; no piece of this type.
   kStartState = 7,
+  // A device tree for the kernel, as an element of the list of setup_data.
+  kDeviceTree = 8,
 };
 
 // "kernel segment", "initrd", ...

@@ -96,16 +96,21 @@ absl::StatusOr<GuestAddress> AddAcpi(const AcpiOptions& options,
   return tables.rsdp;
 }
 
+// Adds a piece of exactly these bytes and returns where it is.
+absl::StatusOr<GuestAddress> AddLow(PieceType type, std::vector<uint8_t> bytes,
+                                    LaunchImage* image) {
+  uint64_t size = bytes.size();
+  ASSIGN_OR_RETURN(GuestAddress place, PlaceLow(*image, type, size));
+  RETURN_IF_ERROR(
+      image->Add({type, place, SharedBytes(std::move(bytes)), size}));
+  return place;
+}
+
 absl::StatusOr<GuestAddress> AddCommandLine(const std::string& command_line,
                                             LaunchImage* image) {
   std::vector<uint8_t> bytes(command_line.begin(), command_line.end());
   bytes.push_back(0);
-  uint64_t size = bytes.size();
-  ASSIGN_OR_RETURN(GuestAddress place,
-                   PlaceLow(*image, PieceType::kCommandLine, size));
-  RETURN_IF_ERROR(image->Add(
-      {PieceType::kCommandLine, place, SharedBytes(std::move(bytes)), size}));
-  return place;
+  return AddLow(PieceType::kCommandLine, std::move(bytes), image);
 }
 
 absl::StatusOr<GuestRange> AddInitrd(const std::string& path,
@@ -147,6 +152,13 @@ absl::StatusOr<LaunchImage> LoadLinux(const LinuxLoadOptions& options) {
   RETURN_IF_ERROR(AddKernel(options.kernel_path, kernel.elf, &image));
   if (options.acpi) {
     ASSIGN_OR_RETURN(params.rsdp, AddAcpi(*options.acpi, &image));
+  }
+  if (!options.device_tree.empty()) {
+    ASSIGN_OR_RETURN(
+        params.setup_data,
+        AddLow(PieceType::kDeviceTree,
+               EncodeSetupData(SetupDataType::kDeviceTree, options.device_tree),
+               &image));
   }
   ASSIGN_OR_RETURN(params.command_line,
                    AddCommandLine(options.command_line, &image));

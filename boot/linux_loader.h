@@ -2,8 +2,10 @@
 #ifndef CLOISTER_BOOT_LINUX_LOADER_H_
 #define CLOISTER_BOOT_LINUX_LOADER_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "cloister/boot/acpi.h"
@@ -22,6 +24,10 @@ struct LinuxLoadOptions {
   std::string command_line = {};
   MemoryLayout memory = {};
   std::optional<AcpiOptions> acpi = {};
+  // A flattened device tree for kernels with CONFIG_OF (SETUP_DTB); empty:
+  // none. Linux reads it beside ACPI tables, too, but then has no interrupts
+  // for what it describes.
+  std::vector<uint8_t> device_tree = {};
 };
 
 // Reads the files and lays out a Linux guest for the 64-bit boot protocol

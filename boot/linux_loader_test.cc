@@ -199,6 +199,21 @@ TEST(LoadLinuxTest, InitrdAndAcpiAreOptional) {
   EXPECT_EQ(Only(image, PieceType::kCommandLine).data.size(), 1u);
 }
 
+TEST(LoadLinuxTest, ADeviceTreeIsAPieceThatBootParamsPointTo) {
+  LinuxLoadOptions options = Options();
+  options.acpi.reset();
+  options.device_tree = {0xd0, 0x0d, 0xfe, 0xed};
+  ASSERT_OK_AND_ASSIGN(LaunchImage image, LoadLinux(options));
+  const Piece& tree = Only(image, PieceType::kDeviceTree);
+  EXPECT_GE(tree.gpa.value(), kMiB);
+  ASSERT_EQ(tree.data.size(), 20u);
+  EXPECT_EQ(LoadLe<uint32_t>(tree.data.data() + 8), 2u);
+  EXPECT_EQ(tree.data.data()[16], 0xd0);
+  const uint8_t* page = Only(image, PieceType::kBootParams).data.data();
+  EXPECT_EQ(LoadLe<uint64_t>(page + 0x250), tree.gpa.value());
+  EXPECT_EQ(LoadLe<uint64_t>(page + 0x70), 0u);
+}
+
 TEST(LoadLinuxTest, KernelErrorsNameTheFile) {
   LinuxLoadOptions options = Options();
   options.kernel_path = "/nonexistent";

@@ -96,7 +96,8 @@ absl::StatusOr<std::vector<uint8_t>> EncodeBootParams(
   at[kLoadFlags] = kLoadedHigh;
   StoreLe<uint16_t>(at + kVidMode, kNormalVideoMode);
   StoreLe<uint16_t>(at + kHeapEndPtr, 0);
-  StoreLe<uint64_t>(at + kSetupData, 0);
+  StoreLe<uint64_t>(at + kSetupData,
+                    params.setup_data ? params.setup_data->value() : 0);
   StoreLow(at + kCmdLinePtr, params.command_line.value());
   StoreHigh(at + kExtCmdLinePtr, params.command_line.value());
   uint64_t start = params.initrd ? params.initrd->start().value() : 0;
@@ -117,6 +118,17 @@ absl::StatusOr<std::vector<uint8_t>> EncodeBootParams(
     entry += kE820EntrySize;
   }
   return page;
+}
+
+std::vector<uint8_t> EncodeSetupData(SetupDataType type,
+                                     absl::Span<const uint8_t> data) {
+  // struct setup_data: next, type, len, data.
+  std::vector<uint8_t> bytes(16);
+  StoreLe<uint64_t>(bytes.data(), 0);
+  StoreLe<uint32_t>(&bytes[8], static_cast<uint32_t>(type));
+  StoreLe<uint32_t>(&bytes[12], static_cast<uint32_t>(data.size()));
+  bytes.insert(bytes.end(), data.begin(), data.end());
+  return bytes;
 }
 
 absl::Status CheckCommandLine(absl::string_view command_line,

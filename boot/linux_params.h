@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "cloister/boot/bzimage.h"
 #include "cloister/boot/e820.h"
 #include "cloister/boot/launch_image.h"
@@ -33,7 +34,18 @@ struct BootParams {
   std::optional<memory::GuestRange> initrd;
   // Read by Linux 5.0 and later.
   std::optional<memory::GuestAddress> rsdp;
+  // The first element of the list of setup_data.
+  std::optional<memory::GuestAddress> setup_data = {};
 };
+
+// Types of setup_data elements (Documentation/arch/x86/boot.rst).
+enum class SetupDataType : uint32_t {
+  kDeviceTree = 2,  // SETUP_DTB
+};
+
+// An element of the list of setup_data, the last one.
+std::vector<uint8_t> EncodeSetupData(SetupDataType type,
+                                     absl::Span<const uint8_t> data);
 
 // struct boot_params (Documentation/arch/x86/zero-page.rst), kBootParamsSize
 // bytes. InvalidArgument if the e820 table is empty or too long.

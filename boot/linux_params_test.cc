@@ -52,6 +52,26 @@ TEST(EncodeBootParamsTest, FieldsAreWhereZeroPageRstSays) {
   EXPECT_EQ(LoadLe<uint16_t>(&page[0x206]), 0x20f);
 }
 
+TEST(EncodeBootParamsTest, SetupDataIsAListThatMayBeEmpty) {
+  BootParams params = Params();
+  ASSERT_OK_AND_ASSIGN(std::vector<uint8_t> page, EncodeBootParams(params));
+  EXPECT_EQ(LoadLe<uint64_t>(&page[0x250]), 0u);
+  params.setup_data = GuestAddress(0x123456789000);
+  ASSERT_OK_AND_ASSIGN(page, EncodeBootParams(params));
+  EXPECT_EQ(LoadLe<uint64_t>(&page[0x250]), 0x123456789000u);
+}
+
+TEST(EncodeSetupDataTest, OneElementAndNoNext) {
+  const std::vector<uint8_t> data =
+      EncodeSetupData(SetupDataType::kDeviceTree, {7, 8, 9});
+  ASSERT_EQ(data.size(), 19u);
+  EXPECT_EQ(LoadLe<uint64_t>(data.data()), 0u);
+  EXPECT_EQ(LoadLe<uint32_t>(&data[8]), 2u) << "SETUP_DTB";
+  EXPECT_EQ(LoadLe<uint32_t>(&data[12]), 3u);
+  EXPECT_EQ(data[16], 7);
+  EXPECT_EQ(data[18], 9);
+}
+
 TEST(EncodeBootParamsTest, TheE820Table) {
   ASSERT_OK_AND_ASSIGN(std::vector<uint8_t> page, EncodeBootParams(Params()));
   EXPECT_EQ(page[0x1e8], 2);
