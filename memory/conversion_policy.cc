@@ -31,12 +31,20 @@ ConversionRateLimiter::ConversionRateLimiter(const ConversionPolicy& policy)
     : interval_(IntervalOf(policy)), depth_(DepthOf(policy)) {}
 
 nanoseconds ConversionRateLimiter::Take(Time now) {
-  if (interval_ == nanoseconds(0)) return nanoseconds(0);
   base::MutexLock lock(&mutex_);
+  if (interval_ == nanoseconds(0)) return nanoseconds(0);
   // A full bucket at most: the past counts for no more than `depth_`.
   empty_at_ = std::max(empty_at_, now - depth_) + interval_;
   return std::max(nanoseconds(0),
                   std::chrono::duration_cast<nanoseconds>(empty_at_ - now));
+}
+
+void ConversionRateLimiter::SetPolicy(const ConversionPolicy& policy,
+                                      Time now) {
+  base::MutexLock lock(&mutex_);
+  interval_ = IntervalOf(policy);
+  depth_ = DepthOf(policy);
+  empty_at_ = std::min(empty_at_, now);
 }
 
 bool SharedBudget::TryTake(uint64_t bytes) {
@@ -60,6 +68,16 @@ void SharedBudget::Return(uint64_t bytes) {
 uint64_t SharedBudget::used() {
   base::MutexLock lock(&mutex_);
   return used_;
+}
+
+void SharedBudget::SetLimit(uint64_t limit) {
+  base::MutexLock lock(&mutex_);
+  limit_ = limit;
+}
+
+uint64_t SharedBudget::limit() {
+  base::MutexLock lock(&mutex_);
+  return limit_;
 }
 
 }  // namespace cloister::memory

@@ -38,10 +38,16 @@ class ConversionRateLimiter {
   // Takes one token at `now`; how long its owner has to wait for it.
   std::chrono::nanoseconds Take(Time now);
 
+  // Another rate and burst, for tokens taken from now on: a debt of the old
+  // rate is forgiven, and leaves an empty bucket.
+  void SetPolicy(const ConversionPolicy& policy, Time now);
+
  private:
-  const std::chrono::nanoseconds interval_;  // between tokens; 0: no limit
-  const std::chrono::nanoseconds depth_;     // of the full bucket, as time
   base::Mutex mutex_;
+  // Between tokens; 0: no limit.
+  std::chrono::nanoseconds interval_ ABSL_GUARDED_BY(mutex_);
+  // Of the full bucket, as time.
+  std::chrono::nanoseconds depth_ ABSL_GUARDED_BY(mutex_);
   // When the bucket was or will be empty, had every token been used.
   Time empty_at_ ABSL_GUARDED_BY(mutex_);
 };
@@ -59,9 +65,13 @@ class SharedBudget {
   void Return(uint64_t bytes);
   uint64_t used();
 
+  // Another limit. What is shared beyond it stays; nothing more fits.
+  void SetLimit(uint64_t limit);
+  uint64_t limit();
+
  private:
-  const uint64_t limit_;
   base::Mutex mutex_;
+  uint64_t limit_ ABSL_GUARDED_BY(mutex_);
   uint64_t used_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

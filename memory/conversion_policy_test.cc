@@ -43,6 +43,39 @@ TEST(ConversionRateLimiterTest, ExtremesDoNotOverflow) {
   EXPECT_EQ(fast.Take(kStart), nanoseconds(1));
 }
 
+TEST(ConversionRateLimiterTest, AnotherRateTakesEffectWithoutTheOldDebt) {
+  ConversionPolicy policy;
+  policy.per_second = 1;
+  policy.burst = 1;
+  ConversionRateLimiter limiter(policy);
+  for (int i = 0; i < 100; ++i) limiter.Take(kStart);
+  EXPECT_EQ(limiter.Take(kStart), seconds(100));
+  policy.per_second = 100;
+  policy.burst = 2;
+  limiter.SetPolicy(policy, kStart);
+  EXPECT_EQ(limiter.Take(kStart), milliseconds(10));
+  const auto later = kStart + seconds(1);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(limiter.Take(later).count(), 0) << i;
+  EXPECT_EQ(limiter.Take(later), milliseconds(10));
+  policy.per_second = 0;
+  limiter.SetPolicy(policy, later);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(limiter.Take(later).count(), 0);
+}
+
+TEST(SharedBudgetTest, AnotherLimitLeavesWhatIsShared) {
+  SharedBudget budget(10);
+  EXPECT_TRUE(budget.TryTake(10));
+  budget.SetLimit(4);
+  EXPECT_EQ(budget.limit(), 4u);
+  EXPECT_EQ(budget.used(), 10u);
+  budget.Return(6);
+  EXPECT_FALSE(budget.TryTake(1));
+  budget.Return(1);
+  EXPECT_TRUE(budget.TryTake(1));
+  budget.SetLimit(UINT64_MAX);
+  EXPECT_TRUE(budget.TryTake(1 << 20));
+}
+
 TEST(SharedBudgetTest, CountsAgainstItsLimit) {
   SharedBudget budget(10);
   EXPECT_TRUE(budget.TryTake(10));
