@@ -80,9 +80,17 @@ void FakeKvm::SetVmCapability(Capability capability, int value) {
 
 void FakeKvm::QueueExit(const Exit& exit, std::vector<uint8_t> data,
                         std::optional<uint32_t> vcpu) {
+  QueueSlowExit([] {}, exit, std::move(data), vcpu);
+}
+
+void FakeKvm::QueueSlowExit(std::function<void()> before, const Exit& exit,
+                            std::vector<uint8_t> data,
+                            std::optional<uint32_t> vcpu) {
   base::MutexLock lock(&mutex_);
   state_->runs.push_back(
-      {[exit, data = std::move(data)](uint8_t* page, AnswerArea* answer) {
+      {[before = std::move(before), exit, data = std::move(data)](
+           uint8_t* page, AnswerArea* answer) {
+         before();
          *answer = EncodeExit(exit, data, kIoOffset, page);
        },
        0, vcpu});

@@ -82,6 +82,10 @@ class FakeKvm : public Syscalls {
   // wrote (IoExit out, MmioExit write).
   void QueueExit(const Exit& exit, std::vector<uint8_t> data = {},
                  std::optional<uint32_t> vcpu = {});
+  // The same, once `before` returns: a guest that takes its time.
+  void QueueSlowExit(std::function<void()> before, const Exit& exit,
+                     std::vector<uint8_t> data = {},
+                     std::optional<uint32_t> vcpu = {});
   // Fails; with `exit`, leaves that in the run page, as a memory fault does.
   void QueueRunErrno(int error, std::optional<Exit> exit = {},
                      std::optional<uint32_t> vcpu = {});

@@ -53,7 +53,7 @@ struct RunnerOptions {
   // wait of the time before, from 1 ms, before that ends the vCPU.
   int no_memory_retries = 6;
   // Runs first on the thread of Start(), if set (a seccomp filter).
-  std::function<void()> on_start;
+  std::function<void()> on_start = {};
 };
 
 // Runs one vCPU and hands its exits to an ExitHandler, on a thread of its own

@@ -24,7 +24,7 @@ HostReport ExamineHost(int kick_signal, kvm::Syscalls& syscalls) {
   }
   report.kvm = facts->kvm;
   report.cpu_vendor = facts->vendor;
-  report.linux_guests = ProbeLinux(*system, kick_signal);
+  report.linux_guests = ProbeLinux(*system, {.kick_signal = kick_signal});
   if (auto cpuid = system->SupportedCpuid(); cpuid.ok()) {
     if (auto bit = vcpu::ComputeCbit(*cpuid); bit.ok()) report.c_bit = *bit;
   }

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -74,18 +76,36 @@ constexpr uint8_t kBpCode[] = {
     0x48, 0xcf,     // iretq
 };
 
-// Notes the guest's reports; the rest of the machine is empty.
+// What the guest has reported.
+struct Answer {
+  int reports = 0;
+  bool out_of_turn = false;
+};
+
+using TimePoint = std::chrono::steady_clock::time_point;
+
+// Notes the guest's reports, those until a deadline; the rest of the machine is
+// empty.
 class Reports : public vcpu::ExitHandler {
  public:
+  explicit Reports(TimePoint deadline) : deadline_(deadline) {}
+
   uint64_t PageStateGeneration() override { return 0; }
   void OnPortRead(uint16_t, absl::Span<uint8_t>) override {}
   vcpu::Verdict OnPortWrite(uint16_t port,
                             absl::Span<const uint8_t> data) override {
     if (port != kPort) return vcpu::Verdict::kContinue;
+    if (std::chrono::steady_clock::now() > deadline_) {
+      return vcpu::Verdict::kPowerOff;
+    }
     base::MutexLock lock(&mutex_);
-    if (data[0] != last_ + 1) return vcpu::Verdict::kPowerOff;
-    last_ = data[0];
-    return last_ == kDone ? vcpu::Verdict::kPowerOff : vcpu::Verdict::kContinue;
+    if (data[0] != answer_.reports + 1) {
+      answer_.out_of_turn = true;
+      return vcpu::Verdict::kPowerOff;
+    }
+    answer_.reports = data[0];
+    return data[0] == kDone ? vcpu::Verdict::kPowerOff
+                            : vcpu::Verdict::kContinue;
   }
   void OnMmioRead(GuestAddress, absl::Span<uint8_t>) override {}
   vcpu::Verdict OnMmioWrite(GuestAddress, absl::Span<const uint8_t>) override {
@@ -101,14 +121,15 @@ class Reports : public vcpu::ExitHandler {
     return vcpu::Verdict::kPowerOff;
   }
 
-  int last() {
+  Answer answer() {
     base::MutexLock lock(&mutex_);
-    return last_;
+    return answer_;
   }
 
  private:
+  const TimePoint deadline_;
   base::Mutex mutex_;
-  int last_ ABSL_GUARDED_BY(mutex_) = 0;
+  Answer answer_ ABSL_GUARDED_BY(mutex_);
 };
 
 // A 64-bit interrupt gate (SDM vol. 3A 6.14.1).
@@ -121,7 +142,12 @@ void SetGate(std::vector<uint8_t>& idt, int vector, uint64_t handler) {
   base::StoreLe<uint32_t>(gate + 8, static_cast<uint32_t>(handler >> 32));
 }
 
-absl::Status PlaceGuest(GuestMemory& memory, vcpu::LongModeEntry* entry) {
+absl::Status PlaceGuest(GuestMemory& memory, absl::Span<const uint8_t> code,
+                        vcpu::LongModeEntry* entry) {
+  if (code.empty()) code = kMainCode;
+  if (code.size() > kUdHandler - kCode) {
+    return absl::InvalidArgumentError("the probe's guest code is too long");
+  }
   std::vector<uint8_t> gdt = vcpu::BuildBootGdt();
   std::vector<uint8_t> idt(16 * 32);
   SetGate(idt, 3, kBpHandler);
@@ -135,7 +161,7 @@ absl::Status PlaceGuest(GuestMemory& memory, vcpu::LongModeEntry* entry) {
       vcpu::BuildPageTables(tables, vcpu::IdentityMappings(two_mib, two_mib)));
   const std::pair<uint64_t, absl::Span<const uint8_t>> parts[] = {
       {kGdt, gdt},          {kIdt, idt},           {kPageTables, table_bytes},
-      {kCode, kMainCode},   {kUdHandler, kUdCode}, {kPfHandler, kPfCode},
+      {kCode, code},        {kUdHandler, kUdCode}, {kPfHandler, kPfCode},
       {kBpHandler, kBpCode}};
   for (const auto& [address, bytes] : parts) {
     RETURN_IF_ERROR(memory.Write(GuestAddress(address), bytes));
@@ -181,58 +207,106 @@ absl::StatusOr<kvm::VcpuFd> CreateVcpu(const kvm::System& system,
   return vcpu;
 }
 
-absl::Status Judge(int reports, const vcpu::RunEnd& end,
+const char* MissingAfter(int reports) {
+  if (reports < kTookUd) return "#UD";
+  if (reports < kTookPf) return "#PF";
+  return reports < kTookBp ? "#BP" : "the return from #BP";
+}
+
+absl::Status Judge(const Answer& answer, const vcpu::RunEnd& end,
                    std::chrono::milliseconds limit) {
-  if (reports == kDone) return absl::OkStatus();
-  if (reports == kTookBp && end.status.ok()) {
+  if (answer.reports == kDone) return absl::OkStatus();
+  std::string why = absl::StrCat("nothing within ", limit.count(), " ms");
+  if (!end.status.ok()) {
+    why = std::string(end.status.message());
+  } else if (answer.out_of_turn) {
+    why = "something else came first";
+  } else if (end.kind == vcpu::RunEnd::Kind::kHalted) {
+    why = "the guest went on without it";
+  } else if (answer.reports == kTookBp) {
     return absl::UnavailableError(absl::StrCat(
         "a test guest did not finish a million turns of a loop within ",
         limit.count(),
         " ms: this KVM interprets guest code, too slowly for Linux to boot"));
   }
-  const char* missing = reports < kTookUd   ? "#UD"
-                        : reports < kTookPf ? "#PF"
-                        : reports < kTookBp ? "#BP"
-                                            : "the return from #BP";
-  std::string why = end.status.ok()
-                        ? absl::StrCat("nothing within ", limit.count(), " ms")
-                        : std::string(end.status.message());
   return absl::UnavailableError(
-      absl::StrCat("this KVM did not deliver ", missing,
+      absl::StrCat("this KVM did not deliver ", MissingAfter(answer.reports),
                    " to a test guest, so Linux cannot run: ", why));
 }
 
+// The guest and what it is run by.
+class Session {
+ public:
+  Session(kvm::Vm vm, GuestMemory memory, kvm::VcpuFd vcpu,
+          const LinuxProbeOptions& options)
+      : vm_(std::move(vm)),
+        memory_(std::move(memory)),
+        deadline_(std::chrono::steady_clock::now() + options.limit),
+        reports_(deadline_),
+        runner_(std::move(vcpu), reports_, {.kick_signal = options.kick_signal},
+                [this](const vcpu::RunEnd&) {
+                  base::MutexLock lock(&mutex_);
+                  over_ = true;
+                  ended_.SignalAll();
+                }) {}
+
+  absl::Status Start() { return runner_.Start(); }
+
+  // What the guest reports until its time is over, or it ends.
+  Answer AwaitAnswer() {
+    (void)IsOverBy(deadline_);
+    return reports_.answer();
+  }
+  // Why it ended; none if KVM_RUN does not return within `limit`.
+  std::optional<vcpu::RunEnd> Stop(std::chrono::milliseconds limit) {
+    runner_.RequestStop();
+    if (!IsOverBy(std::chrono::steady_clock::now() + limit)) {
+      return std::nullopt;
+    }
+    return runner_.Wait();
+  }
+
+ private:
+  bool IsOverBy(TimePoint deadline) {
+    base::MutexLock lock(&mutex_);
+    while (!over_ && ended_.WaitUntil(&mutex_, deadline)) {
+    }
+    return over_;
+  }
+
+  const kvm::Vm vm_;
+  const GuestMemory memory_;
+  const TimePoint deadline_;
+  Reports reports_;
+  base::Mutex mutex_;
+  base::CondVar ended_;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  vcpu::Runner runner_;  // last: its thread uses the rest
+};
+
 }  // namespace
 
-absl::Status ProbeLinux(const kvm::System& system, int kick_signal,
-                        std::chrono::milliseconds limit) {
+absl::Status ProbeLinux(const kvm::System& system,
+                        const LinuxProbeOptions& options) {
   ASSIGN_OR_RETURN(kvm::Vm vm, system.CreateVm(kvm::VmType::kDefault));
   ASSIGN_OR_RETURN(GuestMemory memory, CreateMemory(vm));
   vcpu::LongModeEntry entry;
-  RETURN_IF_ERROR(PlaceGuest(memory, &entry));
+  RETURN_IF_ERROR(PlaceGuest(memory, options.guest_code, &entry));
   ASSIGN_OR_RETURN(kvm::VcpuFd vcpu, CreateVcpu(system, vm, entry));
-
-  Reports reports;
-  base::Mutex mutex;
-  base::CondVar ended;
-  bool over = false;
-  vcpu::RunnerOptions options;
-  options.kick_signal = kick_signal;
-  vcpu::Runner runner(std::move(vcpu), reports, options,
-                      [&](const vcpu::RunEnd&) {
-                        base::MutexLock lock(&mutex);
-                        over = true;
-                        ended.SignalAll();
-                      });
-  RETURN_IF_ERROR(runner.Start());
-  {
-    base::MutexLock lock(&mutex);
-    const auto deadline = std::chrono::steady_clock::now() + limit;
-    while (!over && ended.WaitUntil(&mutex, deadline)) {
-    }
+  auto session = std::make_unique<Session>(std::move(vm), std::move(memory),
+                                           std::move(vcpu), options);
+  RETURN_IF_ERROR(session->Start());
+  const Answer answer = session->AwaitAnswer();
+  const std::optional<vcpu::RunEnd> end = session->Stop(options.stop_limit);
+  if (!end.has_value()) {
+    // Its thread is in KVM_RUN for as long as the process lives.
+    session.release();
+    return absl::UnavailableError(
+        absl::StrCat("KVM_RUN did not return from a test guest within ",
+                     options.stop_limit.count(),
+                     " ms of a signal, so Linux cannot run on this KVM"));
   }
-  vcpu::RunEnd end = runner.Stop();
-  return Judge(reports.last(), end, limit);
+  return Judge(answer, *end, options.limit);
 }
 
 }  // namespace cloister::vmm
