@@ -27,10 +27,6 @@ GuestConversionCode CodeOf(const absl::Status& status, bool refused) {
                                           : GuestConversionCode::kInvalid;
 }
 
-bool IsConvertible(PageState state) {
-  return state == PageState::kPrivate || state == PageState::kShared;
-}
-
 // Nothing else here is Aborted.
 bool WasReset(const absl::Status& status) { return absl::IsAborted(status); }
 
@@ -68,7 +64,9 @@ ConversionBroker::ConversionBroker(PageStateMap* states, PageBackend* backend,
       view_(view),
       options_(std::move(options)),
       rate_(options_.policy),
-      budget_(options_.policy.shared_limit) {
+      budget_(options_.policy.shared_limit),
+      implicit_(options_.policy.implicit),
+      queue_(options_.on_held) {
   pending_ = std::make_unique<PendingPrivate>(
       view_,
       [this](const GuestRange& range) {
@@ -82,6 +80,12 @@ ConversionBroker::ConversionBroker(PageStateMap* states, PageBackend* backend,
         return states_->Set(range, state);
       },
       [this](nanoseconds duration) { return queue_.Delay(duration); }});
+}
+
+void ConversionBroker::SetPolicy(const ConversionPolicy& policy) {
+  implicit_.store(policy.implicit);
+  budget_.SetLimit(policy.shared_limit);
+  rate_.SetPolicy(policy, std::chrono::steady_clock::now());
 }
 
 ConversionBroker::~ConversionBroker() {
@@ -167,13 +171,13 @@ FaultConversion ConversionBroker::DecideFault(GuestAddress page,
     return {FaultAction::kResume, absl::OkStatus()};
   }
   if (implicit_armed_.load()) {
-    if (options_.policy.implicit == ImplicitPolicy::kDeny) {
+    if (implicit_.load() == ImplicitPolicy::kDeny) {
       stats_.Apply([](ConversionStats& stats) { ++stats.implicit_denied; });
       return {FaultAction::kDeny,
               absl::PermissionDeniedError(
                   why("implicit conversions are denied by policy"))};
     }
-    if (options_.policy.implicit == ImplicitPolicy::kCount) {
+    if (implicit_.load() == ImplicitPolicy::kCount) {
       stats_.Apply(
           [](ConversionStats& stats) { ++stats.implicit_after_set_point; });
     }
@@ -255,10 +259,9 @@ absl::StatusOr<RequestEffect> ConversionBroker::Admit(const Request& request) {
       phase_.load() == ConversionPhase::kBuilding) {
     budget_.Take(effect.changed_bytes);  // staged by the builder
   } else if (!budget_.TryTake(effect.changed_bytes)) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("sharing ", effect.changed_bytes, " bytes more than the ",
-                     budget_.used(), " shared now passes the limit of ",
-                     options_.policy.shared_limit));
+    return absl::PermissionDeniedError(absl::StrCat(
+        "sharing ", effect.changed_bytes, " bytes more than the ",
+        budget_.used(), " shared now passes the limit of ", budget_.limit()));
   }
   return effect;
 }
@@ -296,6 +299,9 @@ ConversionBroker::Outcome ConversionBroker::Run(const Request& request,
 
 ConversionBroker::Outcome ConversionBroker::RunBatches(const Request& request) {
   const steady_clock::time_point now = steady_clock::now();
+  ConversionExecutor::Limits limits{now + options_.lease_wait,
+                                    now + options_.busy_wait, nullptr};
+  if (request.may_stop) limits.stop = [this] { return queue_.stopped(); };
   const std::vector<ConversionListener*> listeners = Listeners();
   ConversionWalker walker(states_, request.ranges, request.to);
   Outcome outcome;
@@ -304,8 +310,8 @@ ConversionBroker::Outcome ConversionBroker::RunBatches(const Request& request) {
                       request.origin == ConversionOrigin::kImplicit,
                       walker.Next()};
     if (set.ranges.empty()) return outcome;
-    ConversionExecutor::Result result = executor_->Apply(
-        set, listeners, now + options_.lease_wait, now + options_.busy_wait);
+    ConversionExecutor::Result result =
+        executor_->Apply(set, listeners, limits);
     outcome.bytes += result.bytes_done;
     if (result.status.ok()) continue;
     if (result.fatal) SetFatal(result.status);
@@ -336,7 +342,7 @@ void ConversionBroker::DelayForRate() {
   if (options_.delay != nullptr) {
     options_.delay(delay);
   } else {
-    queue_.Delay(delay);
+    queue_.DelayGuest(delay);
   }
 }
 
@@ -356,8 +362,9 @@ void ConversionBroker::SetFatal(const absl::Status& status) {
     if (!fatal_.ok()) return;
     fatal_ = CopyForThread(status);
   }
-  queue_.Shutdown(status);
+  // Those whose wait ends now must find that the reason is known.
   if (options_.on_fatal != nullptr) options_.on_fatal(status);
+  queue_.Shutdown(status);
 }
 
 }  // namespace cloister::memory

@@ -3,9 +3,7 @@
 #define CLOISTER_MEMORY_CONVERSION_BROKER_H_
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "cloister/base/mutex.h"
+#include "cloister/memory/conversion_broker_options.h"
 #include "cloister/memory/conversion_executor.h"
 #include "cloister/memory/conversion_listener.h"
 #include "cloister/memory/conversion_policy.h"
@@ -27,29 +26,6 @@
 #include "cloister/memory/shared_view.h"
 
 namespace cloister::memory {
-
-struct ConversionBrokerOptions {
-  ConversionPolicy policy;
-  // How long one request waits for leases before pages go pending-private.
-  std::chrono::nanoseconds lease_wait = std::chrono::milliseconds(20);
-  // How long one request waits for busy pages of an in-place backend, and a
-  // reset for leases, before it fails.
-  std::chrono::nanoseconds busy_wait = std::chrono::seconds(5);
-  // Page-aligned memory where the host may convert once the guest runs. It is
-  // no RAM of the guest (its e820 does not list it): AddRam refuses it, and
-  // AddExchangeWindow alone declares it.
-  std::vector<GuestRange> exchange_windows;
-  // Called once, from the thread that hit it, when a page's state became
-  // uncertain: the VM must stop. Every later request fails with this status.
-  std::function<void(const absl::Status&)> on_fatal;
-  // Runs first on the thread that the broker starts for the ends of leases (a
-  // seccomp filter).
-  std::function<void()> on_thread_start;
-  // Waits before a request that is too early for the rate limit; tests put
-  // their own here, and the limit's clock. By default it really waits.
-  std::function<void(std::chrono::nanoseconds)> delay;
-  std::function<std::chrono::steady_clock::time_point()> now;
-};
 
 // The one place that changes page states. Thread-safe; requests for the same
 // pages are served in order of arrival, others at the same time. A call
@@ -98,6 +74,9 @@ class ConversionBroker {
   ConversionPhase phase() const { return phase_.load(); }
   // The set point of ConversionPolicy::implicit.
   void ArmImplicitPolicy() { implicit_armed_.store(true); }
+  // Another policy, for requests that come from now on. What is shared beyond
+  // a smaller limit stays shared; delays under way are not cut short.
+  void SetPolicy(const ConversionPolicy& policy);
 
   // Adds or removes a listener between two requests; not owned. A new one sees
   // later conversions and finds out by itself what is shared already.
@@ -129,6 +108,9 @@ class ConversionBroker {
   // reporting ends with its acknowledgement: take the pages back before it.
   absl::Status GuestGaveUp(const GuestRange& range);
   absl::Status GuestTookBack(const GuestRange& range);
+  // The same for all that was given up; the first error, after trying
+  // everything.
+  absl::Status GuestTookBackAll();
   // Gives the host the memory behind pages that were given up; their states
   // stay. FailedPrecondition unless all are given up, Unavailable while there
   // is a lease on some.
@@ -139,7 +121,11 @@ class ConversionBroker {
   // Resume without one does nothing.
   void Pause() { queue_.Pause(); }
   void Resume() { queue_.Resume(); }
-  // Ends the waits of all requests; they and all later ones fail.
+  // The guest's requests that wait, those for the rate limit included. While
+  // the broker is paused none of their threads returns.
+  size_t held() { return queue_.held(); }
+  // Ends the waits of all requests; they and all later ones fail. One that is
+  // under way stops between two chunks, a Reset does not.
   void Shutdown();
 
   // With the vCPUs stopped and devices reset: every page back to its first
@@ -175,6 +161,7 @@ class ConversionBroker {
     ConversionOrigin origin;
     PageState to;
     absl::Span<const GuestRange> ranges;
+    bool may_stop = true;  // between two chunks, once the queue is shut down
   };
   struct Outcome {
     absl::Status status;
@@ -205,8 +192,9 @@ class ConversionBroker {
   absl::Status CheckHostMay(const Request& request,
                             HostConversionReason reason);
   bool HostOwns(const GuestRange& range, HostConversionReason reason);
-  absl::Status ConvertToMap(const PageStateMap& wanted,
-                            const GuestRange& range);
+  absl::Status ConvertToMap(const PageStateMap& wanted, const GuestRange& range,
+                            bool may_stop);
+  absl::Status NoteGivenUp(const StateRange& part);
   absl::Status ResetTo(const std::vector<StateRange>& ram);
   absl::Status ResetContent(const StateRange& part);
   absl::Status FreePart(const StateRange& part);
@@ -234,6 +222,7 @@ class ConversionBroker {
   ConversionStatsCollector stats_;
   ConversionRateLimiter rate_;
   SharedBudget budget_;
+  std::atomic<ImplicitPolicy> implicit_;
   ConversionQueue queue_;
   LeftoverPages leftovers_;
   PageStateMap initial_;   // what Reset goes back to

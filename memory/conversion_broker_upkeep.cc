@@ -145,16 +145,23 @@ absl::Status ConversionBroker::GuestGaveUp(const GuestRange& range) {
     return absl::InvalidArgumentError(
         absl::StrCat("some of ", range.ToString(), " is aliased"));
   }
-  absl::Status status;
-  states_->ForEachRange(range, [&](const StateRange& part) {
-    // What was given up before keeps the state it had then.
-    return given_up_.ForEachRange(part.range, [&](const StateRange& before) {
-      if (before.state != PageState::kNotRam) return true;
-      status = given_up_.Set(before.range, part.state);
-      return status.ok();
-    });
-  });
-  return status;
+  StateWalker walker(states_, range);
+  for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+    for (const StateRange& part : batch) RETURN_IF_ERROR(NoteGivenUp(part));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ConversionBroker::NoteGivenUp(const StateRange& part) {
+  StateWalker walker(&given_up_, part.range);
+  for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+    for (const StateRange& before : batch) {
+      // What was given up before keeps the state it had then.
+      if (before.state != PageState::kNotRam) continue;
+      RETURN_IF_ERROR(given_up_.Set(before.range, part.state));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ConversionBroker::GuestTookBack(const GuestRange& range) {
@@ -162,8 +169,21 @@ absl::Status ConversionBroker::GuestTookBack(const GuestRange& range) {
   RETURN_IF_ERROR(CoalesceRanges({&range, 1}, &merges).status());
   Turn turn = EnterInner(range);
   RETURN_IF_ERROR(CheckGuestRuns());
-  RETURN_IF_ERROR(ConvertToMap(given_up_, range));
+  RETURN_IF_ERROR(ConvertToMap(given_up_, range, /*may_stop=*/true));
   return given_up_.Set(range, PageState::kNotRam);
+}
+
+absl::Status ConversionBroker::GuestTookBackAll() {
+  absl::Status first;
+  StateWalker walker(&given_up_, Everything());
+  for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+    for (const StateRange& part : batch) {
+      if (part.state == PageState::kNotRam) continue;
+      const absl::Status status = GuestTookBack(part.range);
+      if (first.ok()) first = status;
+    }
+  }
+  return first;
 }
 
 absl::Status ConversionBroker::FreeGivenUp(const GuestRange& range) {
@@ -180,12 +200,10 @@ absl::Status ConversionBroker::FreeGivenUp(const GuestRange& range) {
         absl::StrCat("guest owns this page: some of ", range.ToString(),
                      " is not given up"));
   }
-  std::vector<StateRange> parts;
-  states_->ForEachRange(range, [&](const StateRange& part) {
-    parts.push_back(part);
-    return true;
-  });
-  for (const StateRange& part : parts) RETURN_IF_ERROR(FreePart(part));
+  StateWalker walker(states_, range);
+  for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+    for (const StateRange& part : batch) RETURN_IF_ERROR(FreePart(part));
+  }
   return absl::OkStatus();
 }
 
@@ -212,18 +230,22 @@ absl::Status ConversionBroker::FreePart(const StateRange& part) {
 }
 
 absl::Status ConversionBroker::ConvertToMap(const PageStateMap& wanted,
-                                            const GuestRange& range) {
-  absl::Status status = fatal();
-  if (!status.ok()) return status;
-  wanted.ForEachRange(range, [&](const StateRange& part) {
-    if (part.state != PageState::kPrivate && part.state != PageState::kShared) {
-      return true;
+                                            const GuestRange& range,
+                                            bool may_stop) {
+  RETURN_IF_ERROR(fatal());
+  // What listeners give up first they may need for what is shared then.
+  for (PageState to : {PageState::kPrivate, PageState::kShared}) {
+    StateWalker walker(&wanted, range);
+    for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+      for (const StateRange& part : batch) {
+        if (part.state != to) continue;
+        const Request request{
+            ConversionOrigin::kHost, to, {&part.range, 1}, may_stop};
+        RETURN_IF_ERROR(Run(request, 0).status);
+      }
     }
-    status =
-        Run({ConversionOrigin::kHost, part.state, {&part.range, 1}}, 0).status;
-    return status.ok();
-  });
-  return status;
+  }
+  return absl::OkStatus();
 }
 
 std::vector<StateRange> ConversionBroker::Ram() const {
@@ -261,7 +283,7 @@ absl::Status ConversionBroker::ResetTo(const std::vector<StateRange>& ram) {
         "reset: a device still uses some of ", part.range.ToString()));
   }
   RETURN_IF_ERROR(status);
-  RETURN_IF_ERROR(ConvertToMap(initial_, Everything()));
+  RETURN_IF_ERROR(ConvertToMap(initial_, Everything(), /*may_stop=*/false));
   for (const StateRange& part : ram) RETURN_IF_ERROR(ResetContent(part));
   return absl::OkStatus();
 }
@@ -396,7 +418,9 @@ absl::Status ConversionBroker::ReconcileSide(BackingSide side,
 }
 
 void ConversionBroker::Shutdown() {
-  queue_.Shutdown(absl::CancelledError("the VM stops"));
+  absl::Status why = fatal();
+  if (why.ok()) why = absl::CancelledError("the VM stops");
+  queue_.Shutdown(why);
 }
 
 ConversionStats ConversionBroker::stats() {

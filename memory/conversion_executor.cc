@@ -87,27 +87,32 @@ std::vector<GuestRange> LeftoverPages::All(BackingSide side) {
 
 ConversionExecutor::Result ConversionExecutor::Apply(
     const ConversionSet& set, absl::Span<ConversionListener* const> listeners,
-    Deadline lease_deadline, Deadline busy_deadline) {
+    const Limits& limits) {
+  absl::Status prepared = Prepare(set, listeners);
+  if (!prepared.ok()) return {std::move(prepared)};
+  Result result = ApplyChunks(set, Job{set.to, listeners, limits});
+  Finish(set, result.bytes_done, listeners);
+  return result;
+}
+
+ConversionExecutor::Result ConversionExecutor::ApplyChunks(
+    const ConversionSet& set, const Job& job) {
   Result total;
-  total.status = Prepare(set, listeners);
-  if (!total.status.ok()) return total;
-  const Job job{set.to, listeners, lease_deadline, busy_deadline};
   const uint64_t chunk_size = parts_.backend->preferred_chunk();
   for (const GuestRange& range : set.ranges) {
     for (uint64_t offset = 0; offset < range.size();) {
+      if (job.limits.stop != nullptr) total.status = job.limits.stop();
+      if (!total.status.ok()) return total;
       const GuestRange chunk = ChunkAt(range, offset, chunk_size);
       Result result = ApplyChunk(chunk, job);
       if (!result.status.ok()) {
-        total.status = std::move(result.status);
-        total.fatal = result.fatal;
-        Finish(set, total.bytes_done, listeners);
-        return total;
+        result.bytes_done = total.bytes_done;
+        return result;
       }
       offset += chunk.size();
       total.bytes_done += chunk.size();
     }
   }
-  Finish(set, total.bytes_done, listeners);
   return total;
 }
 
@@ -153,10 +158,10 @@ ConversionExecutor::Result ConversionExecutor::ToPrivate(
     const GuestRange& chunk, const Job& job) {
   // The order is the contract: block leases and wait, DMA unmap, attribute,
   // publish, free.
-  bool idle = parts_.leases->BlockAndWait(chunk, job.lease_deadline);
+  bool idle = parts_.leases->BlockAndWait(chunk, job.limits.lease_deadline);
   if (!idle && !two_backings()) {
     // There is no second copy to leave to the lease.
-    idle = parts_.leases->WaitIdle(chunk, job.busy_deadline);
+    idle = parts_.leases->WaitIdle(chunk, job.limits.busy_deadline);
     if (!idle) {
       parts_.leases->Unblock(chunk);
       return {absl::UnavailableError(
@@ -214,7 +219,8 @@ ConversionExecutor::Result ConversionExecutor::ToShared(const GuestRange& chunk,
 
 ConversionExecutor::Result ConversionExecutor::SwitchState(
     const GuestRange& chunk, const Job& job) {
-  PageProgress progress = SetAttributes(chunk, job.to, job.busy_deadline);
+  PageProgress progress =
+      SetAttributes(chunk, job.to, job.limits.busy_deadline);
   if (!progress.status.ok()) {
     return Undo(
         chunk, progress.bytes_done, job,
@@ -256,7 +262,7 @@ ConversionExecutor::Result ConversionExecutor::Undo(const GuestRange& chunk,
   // The request's own time may be up: that is often why this chunk failed.
   PageProgress progress = SetAttributes(
       changed, from,
-      std::max(job.busy_deadline, steady_clock::now() + kUndoWait));
+      std::max(job.limits.busy_deadline, steady_clock::now() + kUndoWait));
   if (progress.status.ok()) return {std::move(cause)};
   Result result{absl::InternalError(
       absl::StrCat(cause.message(), "; undoing ", changed.ToString(),

@@ -64,6 +64,18 @@ class ConversionExecutor {
     std::function<bool(std::chrono::nanoseconds)> delay;
   };
 
+  // How long one Apply may take.
+  struct Limits {
+    // A lease may hold up a page until then.
+    Deadline lease_deadline;
+    // With one backing, or where the backend finds a page busy, it is waited
+    // for until then, and then given up: undoing what was done of that chunk
+    // may take another second.
+    Deadline busy_deadline;
+    // Asked before each chunk, if set: why to stop there, or OK to go on.
+    std::function<absl::Status()> stop;
+  };
+
   struct Result {
     absl::Status status;      // why it stopped, if it did
     uint64_t bytes_done = 0;  // in whole chunks, from the start of the set
@@ -72,13 +84,10 @@ class ConversionExecutor {
 
   explicit ConversionExecutor(Parts parts) : parts_(std::move(parts)) {}
 
-  // Converts `set`, telling `listeners` in their order. A lease may hold up a
-  // page until `lease_deadline`; with one backing, or where the backend finds
-  // a page busy, it is waited for until `busy_deadline`, and then given up:
-  // undoing what was done of that chunk may take another second.
+  // Converts `set`, telling `listeners` in their order.
   Result Apply(const ConversionSet& set,
                absl::Span<ConversionListener* const> listeners,
-               Deadline lease_deadline, Deadline busy_deadline);
+               const Limits& limits);
 
   // Frees what of `range` is pending-private and not leased.
   void FreePending(const GuestRange& range);
@@ -91,12 +100,12 @@ class ConversionExecutor {
   struct Job {
     PageState to;
     absl::Span<ConversionListener* const> listeners;
-    Deadline lease_deadline;
-    Deadline busy_deadline;
+    const Limits& limits;
   };
 
   absl::Status Prepare(const ConversionSet& set,
                        absl::Span<ConversionListener* const> listeners);
+  Result ApplyChunks(const ConversionSet& set, const Job& job);
   static void Finish(const ConversionSet& set, uint64_t bytes_done,
                      absl::Span<ConversionListener* const> listeners);
   Result ApplyChunk(const GuestRange& chunk, const Job& job);

@@ -99,6 +99,8 @@ struct Bench {
     log.Take();
   }
 
+  std::function<absl::Status()> stop;  // see ConversionExecutor::Limits
+
   LeaseTable& leases() { return SharedViewTestPeer::Leases(view.get()); }
   Result Apply(std::vector<GuestRange> ranges,
                nanoseconds busy_wait = nanoseconds(0)) {
@@ -106,7 +108,7 @@ struct Bench {
     const auto now = steady_clock::now();
     return executor->Apply(
         ConversionSet{next_id++, to, /*implicit=*/false, std::move(ranges)},
-        listeners, now, now + busy_wait);
+        listeners, {now, now + busy_wait, stop});
   }
 
   // Checks that the first `done` bytes of `range` are new and empty (or keep
@@ -262,6 +264,32 @@ TEST(ConversionExecutorTest, EveryRefusalRollsBack) {
   }
 }
 
+// Before the first chunk, between two, and after the last.
+TEST(ConversionExecutorTest, StopsBetweenTwoChunks) {
+  for (PageState to : kBoth) {
+    for (int stop_at : {0, 1, 3, 100}) {
+      SCOPED_TRACE(absl::StrCat(PageStateName(to), " ", stop_at));
+      Bench bench(to);
+      int asked = 0;
+      bench.stop = [&]() -> absl::Status {
+        if (asked++ < stop_at) return absl::OkStatus();
+        return absl::CancelledError("enough");
+      };
+      Result result = bench.Apply({kRange});
+      if (stop_at == 100) {
+        EXPECT_OK(result.status);
+        bench.Check(kRange, kRange.size());
+        continue;
+      }
+      EXPECT_THAT(result.status, StatusIs(absl::StatusCode::kCancelled));
+      EXPECT_FALSE(result.fatal);
+      EXPECT_EQ(result.bytes_done, DoneBefore(stop_at));
+      bench.Check(kRange, DoneBefore(stop_at));
+      EXPECT_EQ(bench.stats.Snapshot().undone_chunks, 0u);
+    }
+  }
+}
+
 TEST(ConversionExecutorTest, WhenUndoingFailsTheVmHasToStop) {
   for (PageState to : kBoth) {
     for (bool publish : {false, true}) {
@@ -359,7 +387,7 @@ TEST(ConversionExecutorTest, AFailedReservationSparesWhatALeaseUses) {
   bench.backend.FailCalls(Method::kSet, 0, 1, absl::InternalError("told to"));
   Result result = bench.executor->Apply(
       ConversionSet{100, PageState::kShared, false, {Range(0x8000, kChunk)}},
-      listeners, steady_clock::now(), steady_clock::now());
+      listeners, {steady_clock::now(), steady_clock::now(), nullptr});
   EXPECT_THAT(result.status, StatusIs(absl::StatusCode::kInternal));
   EXPECT_EQ(bench.backend.Get(GuestAddress(0x9000)).shared, 0x9000 + kSalt);
   EXPECT_FALSE(bench.backend.Get(GuestAddress(0xa000)).shared.has_value());
@@ -370,7 +398,7 @@ TEST(ConversionExecutorTest, AFailedReservationSparesWhatALeaseUses) {
           ->Apply(
               ConversionSet{
                   101, PageState::kShared, false, {Range(0x8000, kChunk)}},
-              listeners, steady_clock::now(), steady_clock::now())
+              listeners, {steady_clock::now(), steady_clock::now(), nullptr})
           .status);
   EXPECT_EQ(bench.pending->bytes(), 0u);
   EXPECT_TRUE(bench.backend.Get(GuestAddress(0x9000)).shared.has_value());

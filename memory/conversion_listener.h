@@ -60,6 +60,12 @@ class ConversionListener {
 
   // DMA hooks, one chunk at a time. UnmapShared comes before the pages turn
   // private: when it returns, no device reaches them through this listener.
+  //
+  // Pages that stay shared may have their memory replaced by new pages, when
+  // the guest gave them up or the VM is reset: UnmapShared, then MapShared for
+  // the same range, with no set around them that has these pages. Nothing was
+  // prepared, so it must not take more than the listener held before. Between
+  // the two, sets of other pages may begin and end.
   virtual void UnmapShared(const GuestRange& /*chunk*/) noexcept {}
   // MapShared comes once the pages are shared and their private side is gone;
   // also after UnmapShared when the chunk could not be converted after all.

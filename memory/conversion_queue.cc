@@ -41,6 +41,7 @@ absl::StatusOr<ConversionQueue::Turn> ConversionQueue::Enter(
   EntryList::iterator entry = entries_.insert(
       entries_.end(),
       Turn::Entry{{ranges.begin(), ranges.end()}, priority, false, {}});
+  if (priority == Priority::kGuest) TellHeld();
   while (entry->cancelled.ok() && !MayStart(entry)) changed_.Wait(&mutex_);
   if (!entry->cancelled.ok()) {
     absl::Status status = std::move(entry->cancelled);
@@ -122,9 +123,31 @@ void ConversionQueue::Shutdown(const absl::Status& status) {
   Cancel(status);
 }
 
-bool ConversionQueue::Delay(std::chrono::nanoseconds duration) {
-  const auto deadline = std::chrono::steady_clock::now() + duration;
+absl::Status ConversionQueue::stopped() {
   base::MutexLock lock(&mutex_);
+  return CopyForThread(shutdown_);
+}
+
+bool ConversionQueue::Delay(std::chrono::nanoseconds duration) {
+  base::MutexLock lock(&mutex_);
+  return WaitFor(duration);
+}
+
+bool ConversionQueue::DelayGuest(std::chrono::nanoseconds duration) {
+  base::MutexLock lock(&mutex_);
+  ++delayed_;
+  TellHeld();
+  const bool in_time = WaitFor(duration);
+  --delayed_;
+  return in_time;
+}
+
+void ConversionQueue::TellHeld() {
+  if (pauses_ > 0 && on_held_ != nullptr) on_held_();
+}
+
+bool ConversionQueue::WaitFor(std::chrono::nanoseconds duration) {
+  const auto deadline = std::chrono::steady_clock::now() + duration;
   while (shutdown_.ok()) {
     if (!changed_.WaitUntil(&mutex_, deadline)) return shutdown_.ok();
   }
@@ -135,6 +158,16 @@ size_t ConversionQueue::waiting() {
   base::MutexLock lock(&mutex_);
   return std::count_if(entries_.begin(), entries_.end(),
                        [](const Turn::Entry& entry) { return !entry.started; });
+}
+
+size_t ConversionQueue::held() {
+  base::MutexLock lock(&mutex_);
+  return delayed_ +
+         static_cast<size_t>(std::count_if(
+             entries_.begin(), entries_.end(), [](const Turn::Entry& entry) {
+               return !entry.started && entry.cancelled.ok() &&
+                      entry.priority == Priority::kGuest;
+             }));
 }
 
 }  // namespace cloister::memory

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <list>
 #include <utility>
 #include <vector>
@@ -61,7 +62,10 @@ class ConversionQueue {
     std::list<Entry>::iterator entry_;
   };
 
-  ConversionQueue() = default;
+  // `on_held` is called, under the queue's lock, whenever another kGuest
+  // request is held up by a pause (see held()); it must not call the queue.
+  explicit ConversionQueue(std::function<void()> on_held = nullptr)
+      : on_held_(std::move(on_held)) {}
   ConversionQueue(const ConversionQueue&) = delete;
   ConversionQueue& operator=(const ConversionQueue&) = delete;
 
@@ -71,8 +75,9 @@ class ConversionQueue {
   absl::StatusOr<Turn> Enter(absl::Span<const GuestRange> ranges,
                              Priority priority);
 
-  // Lets no request but kInner begin, and returns once none is under way.
-  // Pauses nest: each takes one Resume. A Resume too many does nothing.
+  // Lets no request but kInner begin, and returns once none is under way; those
+  // that wait for their turn go on waiting. Pauses nest: each takes one Resume.
+  // A Resume too many does nothing.
   void Pause();
   void Resume();
   bool paused();
@@ -80,14 +85,22 @@ class ConversionQueue {
   // Makes every waiting kGuest and kHost request fail with `status`.
   void CancelWaiting(const absl::Status& status);
   // Makes every waiting and every later kGuest and kHost request fail with
-  // `status`. Those that have their turn keep it. The first call counts.
+  // `status`. Those that have their turn keep it, and can ask stopped(). The
+  // first call counts.
   void Shutdown(const absl::Status& status);
+  // The status of Shutdown; OK before.
+  absl::Status stopped();
 
   // Waits for `duration`; false, early, once the queue is shut down.
   bool Delay(std::chrono::nanoseconds duration);
+  // The same for a guest's request that is going to Enter.
+  bool DelayGuest(std::chrono::nanoseconds duration);
 
   // Requests without a turn yet.
   size_t waiting();
+  // kGuest requests that wait, for a turn or in DelayGuest: none of their
+  // threads goes on while the queue is paused.
+  size_t held();
 
  private:
   using EntryList = std::list<Turn::Entry>;
@@ -97,11 +110,16 @@ class ConversionQueue {
   void Cancel(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool AnyUnderWay() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Leave(EntryList::iterator entry);
+  bool WaitFor(std::chrono::nanoseconds duration)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellHeld() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const std::function<void()> on_held_;  // may be empty
   base::Mutex mutex_;
   base::CondVar changed_;
   EntryList entries_ ABSL_GUARDED_BY(mutex_);  // in order of arrival
   int pauses_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t delayed_ ABSL_GUARDED_BY(mutex_) = 0;  // in DelayGuest
   absl::Status shutdown_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -126,6 +126,20 @@ std::vector<GuestRange> ConversionWalker::Next(size_t limit) {
   return batch;
 }
 
+std::vector<StateRange> StateWalker::Next(size_t limit) {
+  std::vector<StateRange> batch;
+  if (!rest_.has_value()) return batch;
+  map_->ForEachRange(*rest_, [&](const StateRange& part) {
+    batch.push_back(part);
+    return batch.size() < limit;
+  });
+  const GuestAddress last = rest_->last();
+  const GuestAddress done = batch.back().range.last();
+  rest_.reset();
+  if (done < last) rest_ = FromTo(GuestAddress(done.value() + 1), last);
+  return batch;
+}
+
 GuestRange ChunkAt(const GuestRange& range, uint64_t offset, uint64_t chunk) {
   const uint64_t start = range.start().value() + offset;
   const uint64_t to_boundary = chunk - (start & (chunk - 1));

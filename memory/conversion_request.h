@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -40,6 +41,11 @@ absl::StatusOr<MapGpaRange> DecodeMapGpaRange(uint64_t gpa, uint64_t npages,
 absl::StatusOr<std::vector<GuestRange>> CoalesceRanges(
     absl::Span<const GuestRange> ranges, uint64_t* merges);
 
+// Whether a page in `state` can be made the other one of private and shared.
+inline bool IsConvertible(PageState state) {
+  return state == PageState::kPrivate || state == PageState::kShared;
+}
+
 // What a request to make some ranges `to` comes to.
 struct RequestEffect {
   uint64_t changed_bytes = 0;  // in the other state now
@@ -72,6 +78,23 @@ class ConversionWalker {
   const PageState to_;
   size_t index_ = 0;     // the range that is being walked
   uint64_t offset_ = 0;  // bytes of it that are done
+};
+
+// Walks what a range of a map consists of, in batches small enough to hold. The
+// map may change between two batches; each is of one moment.
+class StateWalker {
+ public:
+  // `map` must outlive the walker.
+  StateWalker(const PageStateMap* map, const GuestRange& range)
+      : map_(map), rest_(range) {}
+
+  // The next ranges, at most `limit` (1 or more) of them; empty once all were
+  // returned.
+  std::vector<StateRange> Next(size_t limit = ConversionSet::kMaxRanges);
+
+ private:
+  const PageStateMap* const map_;
+  std::optional<GuestRange> rest_;
 };
 
 // The next chunk at or after `offset` into `range`: up to the next multiple of
