@@ -39,17 +39,18 @@ size_t DmaMirror::EntriesToShare(const std::vector<GuestRange>& ranges) const {
 }
 
 // Chunks come in ascending order, so a range splits one entry at most: that in
-// which it begins. A chunk that could not be converted comes back by itself,
-// beside what is left of the entries on both sides.
+// which it begins. A chunk that could not be converted comes back as the part
+// of an entry that it was.
 size_t DmaMirror::EntriesToTakeBack(const std::vector<GuestRange>& ranges) {
   size_t splits = 0;
   for (const GuestRange& range : ranges) {
     auto entry = entries_.lower_bound(Start(range));
-    if (entry != entries_.begin() && std::prev(entry)->second > Start(range)) {
+    if (entry != entries_.begin() &&
+        std::prev(entry)->second.end > Start(range)) {
       ++splits;
     }
   }
-  return splits + 2;
+  return splits;
 }
 
 size_t DmaMirror::Free() const {
@@ -81,10 +82,7 @@ void DmaMirror::Note(const absl::Status& status) {
 }
 
 void DmaMirror::Add(uint64_t start, uint64_t end, OpenSet* set) {
-  const absl::Status status = mapper_->Map(Range(start, end));
-  Note(status);
-  if (!status.ok()) return;
-  entries_[start] = end;
+  Sync(entries_.emplace(start, Entry{end, /*mapped=*/false}).first);
   if (set == nullptr) return;
   if (set->reserved == 0) {
     Note(absl::InternalError("dma: more entries than were reserved"));
@@ -96,11 +94,41 @@ void DmaMirror::Add(uint64_t start, uint64_t end, OpenSet* set) {
 
 // What a set gives up stays reserved for it: the pages may come back.
 void DmaMirror::Remove(Entries::iterator entry, OpenSet* set) {
-  Note(mapper_->Unmap(Range(entry->first, entry->second)));
+  if (entry->second.mapped) {
+    Note(mapper_->Unmap(Range(entry->first, entry->second.end)));
+  }
   entries_.erase(entry);
   if (set == nullptr) return;
   ++set->reserved;
   ++reserved_;
+}
+
+void DmaMirror::Sync(Entries::iterator entry) {
+  const GuestRange range = Range(entry->first, entry->second.end);
+  const bool wanted = std::none_of(
+      replaced_.begin(), replaced_.end(),
+      [&](const GuestRange& replaced) { return Overlap(replaced, range); });
+  if (wanted == entry->second.mapped) return;
+  const absl::Status status =
+      wanted ? mapper_->Map(range) : mapper_->Unmap(range);
+  Note(status);
+  if (status.ok()) entry->second.mapped = wanted;
+}
+
+DmaMirror::Entries::iterator DmaMirror::FirstOf(const GuestRange& range) {
+  auto entry = entries_.upper_bound(Start(range));
+  if (entry != entries_.begin() &&
+      std::prev(entry)->second.end > Start(range)) {
+    --entry;
+  }
+  return entry;
+}
+
+void DmaMirror::SyncAll(const GuestRange& range) {
+  for (auto entry = FirstOf(range);
+       entry != entries_.end() && entry->first < End(range); ++entry) {
+    Sync(entry);
+  }
 }
 
 void DmaMirror::AddBlocks(const GuestRange& range, OpenSet* set) {
@@ -123,13 +151,15 @@ DmaMirror::OpenSet* DmaMirror::FindSet(const GuestRange& chunk) {
 void DmaMirror::UnmapShared(const GuestRange& chunk) noexcept {
   base::MutexLock lock(&mutex_);
   OpenSet* set = FindSet(chunk);
-  auto entry = entries_.upper_bound(Start(chunk));
-  if (entry != entries_.begin() && std::prev(entry)->second > Start(chunk)) {
-    --entry;
+  if (set == nullptr) {
+    replaced_.push_back(chunk);
+    SyncAll(chunk);
+    return;
   }
+  auto entry = FirstOf(chunk);
   while (entry != entries_.end() && entry->first < End(chunk)) {
     const uint64_t start = entry->first;
-    const uint64_t end = entry->second;
+    const uint64_t end = entry->second.end;
     Remove(entry, set);
     if (start < Start(chunk)) Add(start, Start(chunk), set);
     if (end > End(chunk)) Add(End(chunk), end, set);
@@ -141,7 +171,31 @@ void DmaMirror::UnmapShared(const GuestRange& chunk) noexcept {
 void DmaMirror::MapShared(const GuestRange& chunk) noexcept {
   base::MutexLock lock(&mutex_);
   OpenSet* set = FindSet(chunk);
-  if (set != nullptr && set->to == PageState::kPrivate) AddBlocks(chunk, set);
+  if (set == nullptr) {
+    std::erase(replaced_, chunk);
+    SyncAll(chunk);
+  } else if (set->to == PageState::kPrivate) {
+    // Joined again with what is left of the entries on both sides.
+    AddBlocks(Joined(chunk, set), set);
+  }
+}
+
+GuestRange DmaMirror::Joined(const GuestRange& chunk, OpenSet* set) {
+  uint64_t start = Start(chunk);
+  uint64_t end = End(chunk);
+  auto right = entries_.find(end);
+  if (right != entries_.end() && end % block_ != 0) {
+    end = right->second.end;
+    Remove(right, set);
+  }
+  auto left = entries_.lower_bound(start);
+  if (left != entries_.begin() && start % block_ != 0 &&
+      std::prev(left)->second.end == start) {
+    --left;
+    start = left->first;
+    Remove(left, set);
+  }
+  return Range(start, end);
 }
 
 void DmaMirror::Settle(const ConversionSet& part) {
@@ -194,11 +248,11 @@ void DmaMirror::Compact() {
   for (auto first = entries_.begin(); first != entries_.end();) {
     // Up to the end of the entries that touch and share a block.
     const uint64_t start = first->first;
-    uint64_t end = first->second;
+    uint64_t end = first->second.end;
     auto next = std::next(first);
     while (next != entries_.end() && next->first == end &&
            next->first / block_ == start / block_) {
-      end = next->second;
+      end = next->second.end;
       ++next;
     }
     if (next == std::next(first)) {

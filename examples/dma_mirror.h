@@ -21,9 +21,11 @@ namespace cloister::examples {
 //
 // An entry covers at most one aligned block of 2 MiB, so that taking back a
 // page disturbs no more than that: its entry is replaced by those for the rest.
-// For that moment the device does not reach the rest; one that minds is paused
-// by whoever owns it. Pages that are shared one by one take an entry each,
-// until Compact.
+// Where memory is replaced behind pages that stay shared (a balloon, a reset),
+// their entries are taken away and come back as they were, which takes none
+// more. For that moment the device does not reach the rest of an entry; one
+// that minds is paused by whoever owns it. Pages that are shared one by one
+// take an entry each, until Compact.
 //
 // Entries are reserved in Prepare, for the worst that the set can come to, and
 // only Prepare refuses. Should the mapper itself fail later, fatal() says so:
@@ -64,7 +66,11 @@ class DmaMirror : public memory::ConversionListener {
     uint64_t bytes_left = 0;  // neither committed nor rolled back
     size_t reserved = 0;
   };
-  using Entries = std::map<uint64_t, uint64_t>;  // start to end (exclusive)
+  struct Entry {
+    uint64_t end;  // exclusive
+    bool mapped;   // false while memory behind some of it is being replaced
+  };
+  using Entries = std::map<uint64_t, Entry>;  // by start
 
   size_t EntriesToShare(const std::vector<memory::GuestRange>& ranges) const;
   size_t Free() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -79,6 +85,18 @@ class DmaMirror : public memory::ConversionListener {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(Entries::iterator entry, OpenSet* set)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes the mapper have `entry` unless some of it is being replaced.
+  void Sync(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first entry that reaches into `range`, if one does.
+  Entries::iterator FirstOf(const memory::GuestRange& range)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Calls Sync for every entry that reaches into `range`.
+  void SyncAll(const memory::GuestRange& range)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes away the entries that end or begin where `chunk` does, in its blocks;
+  // returns it with what they had.
+  memory::GuestRange Joined(const memory::GuestRange& chunk, OpenSet* set)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Adds one entry for each block of `range`.
   void AddBlocks(const memory::GuestRange& range, OpenSet* set)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -88,6 +106,8 @@ class DmaMirror : public memory::ConversionListener {
   const uint64_t block_;
   base::Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);
+  // Between UnmapShared and MapShared outside of any set; disjoint.
+  std::vector<memory::GuestRange> replaced_ ABSL_GUARDED_BY(mutex_);
   size_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<uint64_t, OpenSet> open_ ABSL_GUARDED_BY(mutex_);
   absl::Status fatal_ ABSL_GUARDED_BY(mutex_);
