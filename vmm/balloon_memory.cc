@@ -6,13 +6,11 @@
 
 namespace cloister::vmm {
 
-using memory::GuestAddress;
 using memory::GuestRange;
 using memory::PageState;
 using memory::StateRange;
 
-absl::StatusOr<std::vector<StateRange>> BalloonMemory::Parts(
-    const GuestRange& range) const {
+absl::Status BalloonMemory::Check(const GuestRange& range) const {
   if (!range.IsPageAligned()) {
     return absl::InvalidArgumentError(
         absl::StrCat(range.ToString(), " is not whole pages"));
@@ -23,35 +21,29 @@ absl::StatusOr<std::vector<StateRange>> BalloonMemory::Parts(
           absl::StrCat(range.ToString(), " is part of a window"));
     }
   }
-  std::vector<StateRange> parts;
   const bool ordinary =
-      states_->ForEachRange(range, [&parts](const StateRange& part) {
-        parts.push_back(part);
+      states_->ForEachRange(range, [](const StateRange& part) {
         return part.state == PageState::kPrivate ||
                part.state == PageState::kShared;
       });
-  if (!ordinary) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        range.ToString(), " is not wholly the guest's ordinary RAM"));
-  }
-  return parts;
+  if (ordinary) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      range.ToString(), " is not wholly the guest's ordinary RAM"));
 }
 
 absl::StatusOr<uint64_t> BalloonMemory::GiveUp(const GuestRange& range) {
-  ASSIGN_OR_RETURN(std::vector<StateRange> parts, Parts(range));
+  RETURN_IF_ERROR(Check(range));
   if (broker_ != nullptr) {
     RETURN_IF_ERROR(broker_->GuestGaveUp(range));
     RETURN_IF_ERROR(broker_->FreeGivenUp(range));
-    return range.size();
-  }
-  for (const StateRange& part : parts) {
-    RETURN_IF_ERROR(backend_->FreeShared(part.range));
+  } else {
+    RETURN_IF_ERROR(backend_->FreeShared(range));
   }
   return range.size();
 }
 
 absl::Status BalloonMemory::TakeBack(const GuestRange& range) {
-  RETURN_IF_ERROR(Parts(range).status());
+  RETURN_IF_ERROR(Check(range));
   return broker_ == nullptr ? absl::OkStatus() : broker_->GuestTookBack(range);
 }
 
@@ -60,18 +52,7 @@ absl::Status BalloonMemory::TakeBackAll() {
       broker_->phase() != memory::ConversionPhase::kRunning) {
     return absl::OkStatus();  // there is nothing, or nobody, to give it to
   }
-  const GuestRange everything = *GuestRange::CreatePageAligned(
-      GuestAddress(0), memory::PageStateMap::kEndAddress);
-  absl::Status first;
-  states_->ForEachRange(everything, [&](const StateRange& part) {
-    if (part.state != PageState::kPrivate && part.state != PageState::kShared) {
-      return true;
-    }
-    const absl::Status status = broker_->GuestTookBack(part.range);
-    if (first.ok()) first = status;
-    return true;
-  });
-  return first;
+  return broker_->GuestTookBackAll();
 }
 
 absl::StatusOr<uint64_t> BalloonMemory::Discard(const GuestRange& range) {

@@ -38,9 +38,8 @@ class BalloonMemory : public devices::virtio::BalloonPages {
   absl::StatusOr<uint64_t> Discard(const memory::GuestRange& range) override;
 
  private:
-  // The parts of a range that the guest may give up.
-  absl::StatusOr<std::vector<memory::StateRange>> Parts(
-      const memory::GuestRange& range) const;
+  // InvalidArgument unless the guest may give up all of `range`.
+  absl::Status Check(const memory::GuestRange& range) const;
 
   memory::PageStateMap* const states_;
   memory::PageBackend* const backend_;
