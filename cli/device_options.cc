@@ -180,7 +180,8 @@ absl::StatusOr<vmm::VirtioTransport> ParseVirtioTransport(
     absl::string_view text) {
   if (text == "pci") return vmm::VirtioTransport::kPci;
   if (text == "mmio") return vmm::VirtioTransport::kMmio;
-  return absl::InvalidArgumentError("expected pci or mmio");
+  if (text == "mmio-fdt") return vmm::VirtioTransport::kMmioFdt;
+  return absl::InvalidArgumentError("expected pci, mmio or mmio-fdt");
 }
 
 }  // namespace cloister::cli

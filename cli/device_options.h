@@ -25,7 +25,7 @@ absl::StatusOr<vmm::VsockConfig> ParseVsock(absl::string_view text);
 // "target=SIZE", "oom", "reporting" and "stats=SECONDS", or nothing.
 absl::StatusOr<vmm::BalloonConfig> ParseBalloon(absl::string_view text);
 
-// "pci" or "mmio".
+// "pci", "mmio" or "mmio-fdt".
 absl::StatusOr<vmm::VirtioTransport> ParseVirtioTransport(
     absl::string_view text);
 

@@ -88,7 +88,9 @@ TEST(DeviceOptionsTest, ParsesTransports) {
               base::IsOkAndHolds(vmm::VirtioTransport::kPci));
   EXPECT_THAT(ParseVirtioTransport("mmio"),
               base::IsOkAndHolds(vmm::VirtioTransport::kMmio));
-  ExpectInvalid(ParseVirtioTransport("isa"), "pci or mmio");
+  EXPECT_THAT(ParseVirtioTransport("mmio-fdt"),
+              base::IsOkAndHolds(vmm::VirtioTransport::kMmioFdt));
+  ExpectInvalid(ParseVirtioTransport("isa"), "pci, mmio or mmio-fdt");
 }
 
 }  // namespace

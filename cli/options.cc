@@ -59,9 +59,10 @@ absl::StatusOr<vmm::ConversionReports> ParseReports(const std::string& text) {
 }
 
 absl::StatusOr<ConsoleKind> ParseConsole(const std::string& text) {
-  if (text == "stdio") return ConsoleKind::kStdio;
+  if (text == "stdio" || text == "serial") return ConsoleKind::kStdio;
+  if (text == "virtio") return ConsoleKind::kVirtio;
   if (text == "none") return ConsoleKind::kNone;
-  return absl::InvalidArgumentError("expected stdio or none");
+  return absl::InvalidArgumentError("expected serial, virtio or none");
 }
 
 absl::StatusOr<base::LogLevel> ParseLogLevel(const std::string& text) {
@@ -108,6 +109,18 @@ CLI::Option* AddList(CLI::App* app, const char* option, std::vector<T>* out,
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
+// --console, which for virtio is a device of the guest's, too.
+CLI::callback_t IntoConsole(RunOptions* options) {
+  auto parse = Into("--console", &options->console, ParseConsole);
+  return [parse, options](const CLI::results_t& values) {
+    const bool parsed = parse(values);
+    if (options->console == ConsoleKind::kVirtio) {
+      options->config.devices.console.emplace();
+    }
+    return parsed;
+  };
+}
+
 void AddDeviceOptions(CLI::App* app, vmm::DevicesConfig* devices) {
   AddList(app, "--disk", &devices->disks, ParseDisk,
           "A raw image as a virtio disk; ro, direct (O_DIRECT), serial=, id=, "
@@ -135,7 +148,8 @@ void AddDeviceOptions(CLI::App* app, vmm::DevicesConfig* devices) {
                        [](const std::string& text) {
                          return ParseVirtioTransport(text);
                        }),
-                  "pci or mmio (default pci)")
+                  "pci, mmio, or mmio-fdt: by a device tree that the guest "
+                  "gets instead of ACPI tables (default pci)")
       ->type_name("KIND");
 }
 
@@ -193,9 +207,9 @@ void AddVmOptions(CLI::App* app, RunOptions* options) {
                   "is delayed (default 0: no limit)")
       ->type_name("N");
   AddDeviceOptions(app, &config.devices);
-  app->add_option("--console",
-                  Into("--console", &options->console, ParseConsole),
-                  "stdio or none (default stdio)")
+  app->add_option("--console", IntoConsole(options),
+                  "What this terminal is in the guest: serial (ttyS0), virtio "
+                  "(hvc0) or none (default serial)")
       ->type_name("WHERE");
   app->add_option("--id", config.id, "Name of the VM in messages")
       ->type_name("NAME");

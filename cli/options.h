@@ -18,7 +18,9 @@ namespace cloister::cli {
 
 enum class Command { kRun, kServe, kCtl, kMeasure, kDoctor, kVersion };
 
-enum class ConsoleKind { kStdio, kNone };
+// What standard input and output are connected to: the serial port; a virtio
+// console, with the serial port's output beside it; nothing.
+enum class ConsoleKind { kStdio, kVirtio, kNone };
 
 struct RunOptions {
   vmm::VmConfig config;

@@ -94,6 +94,24 @@ TEST(OptionsTest, Defaults) {
   EXPECT_FALSE(run.boot_timer);
 }
 
+TEST(OptionsTest, AVirtioConsoleIsADeviceToo) {
+  for (const char* command : {"run", "measure"}) {
+    ParseResult result =
+        Parse({command, "--kernel", "/k", "--console", "virtio"});
+    ASSERT_TRUE(result.command_line.has_value()) << result.output;
+    const RunOptions& run = result.command_line->run;
+    EXPECT_EQ(run.console, ConsoleKind::kVirtio);
+    EXPECT_TRUE(run.config.devices.console.has_value());
+  }
+  for (const char* kind : {"serial", "stdio", "none"}) {
+    ParseResult result = Parse({"run", "--kernel", "/k", "--console", kind});
+    ASSERT_TRUE(result.command_line.has_value()) << result.output;
+    EXPECT_FALSE(result.command_line->run.config.devices.console.has_value());
+  }
+  EXPECT_EQ(Parse({"run", "--kernel", "/k", "--console", "tty"}).exit_code,
+            kExitUsage);
+}
+
 TEST(OptionsTest, MeasureTakesTheOptionsOfRun) {
   ParseResult result = Parse({"measure", "--kernel", "/k", "--cpus", "2"});
   ASSERT_TRUE(result.command_line.has_value()) << result.output;

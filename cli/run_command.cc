@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -90,6 +91,7 @@ class Run {
   absl::Status CreateConsole();
   absl::Status CreateService();
   absl::Status Launch();
+  void ShowConsoleSize();
   void OnSignal(int signal);
   int Report(const VmEnd& end);
 
@@ -120,7 +122,15 @@ absl::Status Run::CreateConsole() {
   terminal.on_break = [this] { vm_->ConsoleBreak(); };
   ASSIGN_OR_RETURN(terminal_, Terminal::Create(*loop_, std::move(terminal)));
   sink_.set_terminal(terminal_.get());
+  ShowConsoleSize();
   return absl::OkStatus();
+}
+
+// A virtio console tells its guest; a serial port cannot.
+void Run::ShowConsoleSize() {
+  if (std::optional<Terminal::Size> size = terminal_->size()) {
+    vm_->SetConsoleSize(size->columns, size->rows);
+  }
 }
 
 // The API of a VM that is there already: it can be watched, paused, changed
@@ -157,6 +167,10 @@ void Run::OnSignal(int signal) {
     signal == SIGTSTP ? terminal_->Suspend() : terminal_->OnContinue();
     return;
   }
+  if (signal == SIGWINCH) {
+    ShowConsoleSize();
+    return;
+  }
   signal_ = signal;
   vm_->Stop();
 }
@@ -183,7 +197,7 @@ int Run::Report(const VmEnd& end) {
 std::vector<int> Run::Signals() const {
   std::vector<int> signals = {SIGINT, SIGTERM, SIGHUP, SIGPWR};
   if (options_.console != ConsoleKind::kNone) {
-    signals.insert(signals.end(), {SIGTSTP, SIGCONT});
+    signals.insert(signals.end(), {SIGTSTP, SIGCONT, SIGWINCH});
   }
   return signals;
 }
@@ -254,6 +268,9 @@ absl::Status ApplyConfigFile(RunOptions* options) {
     auto config = api::VmConfigFromJson(store.json(), options->config.id);
     status = config.status();
     if (config.ok()) options->config = *std::move(config);
+    if (options->console == ConsoleKind::kVirtio) {
+      options->config.devices.console.emplace();
+    }
   }
   if (status.ok()) return status;
   return absl::Status(status.code(),

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -227,6 +228,16 @@ absl::Status Terminal::StartOutput() {
   }
   if (own_output_.valid()) output_fd_ = own_output_.get();
   return absl::OkStatus();
+}
+
+std::optional<Terminal::Size> Terminal::size() const {
+  struct winsize window = {};
+  if (!input_is_terminal_ ||
+      ::ioctl(options_.input_fd, TIOCGWINSZ, &window) != 0 ||
+      window.ws_col == 0 || window.ws_row == 0) {
+    return std::nullopt;
+  }
+  return Size{window.ws_col, window.ws_row};
 }
 
 size_t Terminal::Write(absl::Span<const uint8_t> bytes) {

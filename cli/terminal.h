@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,14 @@ class Terminal {
   void Suspend();
   // For SIGCONT: raw mode and input again if in the foreground, else neither.
   void OnContinue();
+
+  // Of the terminal on input, in characters; nullopt if there is none, or it
+  // does not say.
+  struct Size {
+    uint16_t columns = 0;
+    uint16_t rows = 0;
+  };
+  std::optional<Size> size() const;
 
   // False once console input has ended.
   bool input_open() const { return !input_ended_; }

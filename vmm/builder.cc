@@ -269,6 +269,8 @@ absl::Status VmBuilder::CreateDevices() {
   parts.balloon_pages = std::make_unique<BalloonMemory>(
       vm_->states_.get(), vm_->backend_vm_.backend.get(), vm_->broker_.get(),
       config_.confidential.exchange_windows);
+  parts.console = hooks_.console;
+  parts.on_console_room = hooks_.on_console_room;
   ASSIGN_OR_RETURN(std::unique_ptr<VirtioDevices> virtio,
                    VirtioDevices::Create(config_.devices, std::move(parts)));
   {

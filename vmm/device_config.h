@@ -14,8 +14,12 @@ namespace cloister::vmm {
 
 // How virtio devices are attached.
 enum class VirtioTransport {
-  kPci,   // registers in I/O ports: works for every guest
-  kMmio,  // where accesses to MMIO can be emulated
+  kPci,  // registers in I/O ports: works for every guest
+  // Registers in memory, where accesses to MMIO can be emulated: announced by
+  // ACPI, or by a device tree that the guest gets in place of ACPI tables (for
+  // kernels with CONFIG_OF; no power button, no power-off).
+  kMmio,
+  kMmioFdt,
 };
 
 // A raw image, in a file or on a block device.
@@ -62,6 +66,11 @@ struct BalloonConfig {
   uint32_t stats_seconds = 0;  // 0: no statistics
 };
 
+// A console (hvc0 in Linux), beside the serial port.
+struct ConsoleConfig {
+  devices::RateLimiterConfig tx_limit = {};  // from the guest
+};
+
 // Every virtio device of a VM. A device has the same place in each VM with the
 // same configuration: disks first, then interfaces, then the rest.
 // What the guest sees of each is measured: launch_plan.cc has a line for it.
@@ -72,10 +81,12 @@ struct DevicesConfig {
   std::optional<VsockConfig> vsock;
   std::optional<RngConfig> rng;
   std::optional<BalloonConfig> balloon;
+  std::optional<ConsoleConfig> console;
 
   size_t count() const {
     return disks.size() + nets.size() + (vsock.has_value() ? 1 : 0) +
-           (rng.has_value() ? 1 : 0) + (balloon.has_value() ? 1 : 0);
+           (rng.has_value() ? 1 : 0) + (balloon.has_value() ? 1 : 0) +
+           (console.has_value() ? 1 : 0);
   }
 };
 

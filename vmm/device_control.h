@@ -21,7 +21,7 @@ using NamedValues = std::vector<std::pair<std::string, uint64_t>>;
 // What one device has counted, as metrics show it.
 struct DeviceCounters {
   // The kind and the id: "block_disk0", "net_eth0", "vsock", "entropy",
-  // "balloon".
+  // "balloon", "console".
   std::string name;
   NamedValues counters;  // since the last launch; these only grow
   NamedValues sizes;     // as they are now

@@ -32,14 +32,25 @@ std::vector<uint32_t> ApicIds(const vcpu::CpuTopology& topology) {
   return ids;
 }
 
+std::string TransportText(VirtioTransport transport) {
+  switch (transport) {
+    case VirtioTransport::kPci:
+      return "virtio pci\n";
+    case VirtioTransport::kMmio:
+      return "virtio mmio\n";
+    case VirtioTransport::kMmioFdt:
+      break;
+  }
+  return "virtio mmio-fdt\n";
+}
+
 // What a guest sees of its virtio devices, in the order of their places: not
 // what is behind them on the host, nor how fast that may be.
 std::string DevicesText(const DevicesConfig& devices) {
   if (devices.count() == 0) return "";
   // A new kind of device does not compile without a line here.
-  const auto& [transport, disks, nets, vsock, rng, balloon] = devices;
-  std::string text =
-      transport == VirtioTransport::kPci ? "virtio pci\n" : "virtio mmio\n";
+  const auto& [transport, disks, nets, vsock, rng, balloon, console] = devices;
+  std::string text = TransportText(transport);
   for (size_t i = 0; i < disks.size(); ++i) {
     absl::StrAppend(
         &text, "disk ", disks[i].read_only ? "read-only" : "read-write", " \"",
@@ -59,6 +70,7 @@ std::string DevicesText(const DevicesConfig& devices) {
                     balloon->reporting ? " reporting" : "",
                     balloon->stats_seconds != 0 ? " statistics" : "", "\n");
   }
+  if (console.has_value()) absl::StrAppend(&text, "console\n");
   return text;
 }
 
@@ -177,13 +189,17 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
   boot::LinuxLoadOptions load;
   load.kernel_path = config.kernel.path;
   load.initrd_path = config.kernel.initrd_path;
-  // A confidential guest has no way to have its IOAPIC accesses emulated
-  // everywhere; the 8259 needs port I/O alone.
-  const bool io_apic = !confidential.has_value();
+  const bool io_apic = UsesIoApic(config.devices.transport,
+                                  /*confidential=*/confidential.has_value());
   load.command_line = CommandLine(config, io_apic);
   load.memory.ram = ram;
-  load.acpi = MakeAcpiOptions(ApicIds(topology), io_apic);
-  RETURN_IF_ERROR(AddVirtio(config.devices, *load.acpi));
+  if (config.devices.transport == VirtioTransport::kMmioFdt) {
+    ASSIGN_OR_RETURN(load.device_tree,
+                     MakeDeviceTree(ApicIds(topology), config.devices));
+  } else {
+    load.acpi = MakeAcpiOptions(ApicIds(topology), io_apic);
+    RETURN_IF_ERROR(AddVirtio(config.devices, *load.acpi));
+  }
   ASSIGN_OR_RETURN(boot::LaunchImage image, boot::LoadLinux(load));
   std::vector<GuestRange> all_ram = ram;
   if (confidential.has_value()) {

@@ -104,6 +104,27 @@ TEST_F(LaunchPlanTest, OnlyConfidentialGuestsAreToldToDoWithoutAnIoapic) {
   EXPECT_EQ(CommandLineOf(plan), "noapic quiet");
 }
 
+TEST_F(LaunchPlanTest, ADeviceTreeStandsForTheAcpiTables) {
+  WriteFiles();
+  auto pieces = [&](boot::PieceType type) {
+    auto plan = PlanLaunch(config_, ConfidentialLaunch());
+    EXPECT_OK(plan);
+    int count = 0;
+    for (const boot::Piece& piece : plan->shim->pieces) {
+      count += piece.type == type ? 1 : 0;
+    }
+    return count;
+  };
+  EXPECT_EQ(pieces(boot::PieceType::kAcpi), 1);
+  EXPECT_EQ(pieces(boot::PieceType::kDeviceTree), 0);
+  config_.devices.transport = VirtioTransport::kMmioFdt;
+  EXPECT_EQ(pieces(boot::PieceType::kAcpi), 0);
+  EXPECT_EQ(pieces(boot::PieceType::kDeviceTree), 1) << "measured as others";
+  ASSERT_OK_AND_ASSIGN(LaunchPlan plan,
+                       PlanLaunch(config_, ConfidentialLaunch()));
+  EXPECT_EQ(CommandLineOf(plan), "quiet") << "it has an IOAPIC";
+}
+
 TEST_F(LaunchPlanTest, EveryOptionThatReachesTheGuestChangesTheDigest) {
   std::set<std::string> digests = {Digest()};
   auto expect_new = [&](const char* what) {
@@ -161,6 +182,12 @@ TEST_F(LaunchPlanTest, EveryOptionThatReachesTheGuestChangesTheDigest) {
   expect_new("free page reporting");
   config_.devices.balloon->stats_seconds = 1;
   expect_new("statistics of a balloon");
+  config_.devices.console.emplace();
+  expect_new("--console virtio");
+  config_.devices.transport = VirtioTransport::kMmio;
+  expect_new("--virtio-transport mmio");
+  config_.devices.transport = VirtioTransport::kMmioFdt;
+  expect_new("--virtio-transport mmio-fdt");
   initrd_[4999] ^= 1;
   expect_new("a byte of the initrd");
   initrd_.push_back(0);

@@ -6,6 +6,7 @@
 
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/e820.h"
+#include "cloister/boot/linux_fdt.h"
 #include "cloister/devices/acpi_pm.h"
 #include "cloister/devices/virtio/mmio_transport.h"
 
@@ -66,6 +67,20 @@ VirtioPciPlace PlaceVirtioPci(int slot, bool io_apic) {
 VirtioMmioPlace PlaceVirtioMmio(size_t index, bool io_apic) {
   return {.address = kVirtioMmioFirst + index * memory::kPageSize,
           .gsi = VirtioGsi(index, io_apic)};
+}
+
+absl::StatusOr<std::vector<uint8_t>> MakeDeviceTree(
+    std::vector<uint32_t> apic_ids, const DevicesConfig& config) {
+  boot::LinuxFdtOptions options;
+  options.apic_ids = std::move(apic_ids);
+  for (size_t i = 0; i < config.count(); ++i) {
+    const VirtioMmioPlace place = PlaceVirtioMmio(i, /*io_apic=*/true);
+    ASSIGN_OR_RETURN(
+        GuestRange registers,
+        GuestRange::Create(GuestAddress(place.address), MmioTransport::kSize));
+    options.virtio_mmio.push_back({.registers = registers, .pin = place.gsi});
+  }
+  return boot::BuildLinuxFdt(options);
 }
 
 absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {

@@ -78,6 +78,18 @@ absl::StatusOr<std::vector<memory::GuestRange>> RamRanges(uint64_t bytes);
 // (which needs no MMIO at all).
 boot::AcpiOptions MakeAcpiOptions(std::vector<uint32_t> apic_ids, bool io_apic);
 
+// Whether the guest is told of the IOAPIC. A confidential guest has no way to
+// have its accesses emulated everywhere, and the 8259 needs port I/O alone; but
+// a device tree can name no interrupt of an 8259.
+constexpr bool UsesIoApic(VirtioTransport transport, bool confidential) {
+  return !confidential || transport == VirtioTransport::kMmioFdt;
+}
+
+// The device tree of this machine, which stands for the ACPI description and
+// announces `config`.
+absl::StatusOr<std::vector<uint8_t>> MakeDeviceTree(
+    std::vector<uint32_t> apic_ids, const DevicesConfig& config);
+
 // Adds what announces `config` to the guest. With PCI that is the root, the
 // same for any number of devices.
 absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/layout.h"
 
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/acpi_pm.h"
 #include "gtest/gtest.h"
@@ -35,6 +39,32 @@ TEST(LayoutTest, AcpiNamesThePortsThatTheDevicesHave) {
   EXPECT_EQ(acpi.pm.pm1_control, kAcpiPmPort + 4);
   EXPECT_LT(acpi.reset->port, kAcpiPmPort + devices::AcpiPm::kPortCount);
   EXPECT_TRUE(MakeAcpiOptions({0}, true).io_apic.has_value());
+}
+
+TEST(LayoutTest, ADeviceTreeNamesTheSamePlacesAsTheDevicesHave) {
+  // Its interrupts are an IOAPIC's, for confidential guests, too.
+  EXPECT_TRUE(UsesIoApic(VirtioTransport::kMmioFdt, /*confidential=*/true));
+  EXPECT_TRUE(UsesIoApic(VirtioTransport::kMmioFdt, false));
+  EXPECT_TRUE(UsesIoApic(VirtioTransport::kPci, false));
+  EXPECT_FALSE(UsesIoApic(VirtioTransport::kPci, true));
+  EXPECT_FALSE(UsesIoApic(VirtioTransport::kMmio, true));
+
+  DevicesConfig devices;
+  devices.transport = VirtioTransport::kMmioFdt;
+  devices.rng.emplace();
+  devices.console.emplace();
+  ASSERT_OK_AND_ASSIGN(std::vector<uint8_t> tree,
+                       MakeDeviceTree({0, 1}, devices));
+  const std::string text(tree.begin(), tree.end());
+  for (size_t i = 0; i < 2; ++i) {
+    const VirtioMmioPlace place = PlaceVirtioMmio(i, /*io_apic=*/true);
+    EXPECT_NE(text.find(absl::StrCat("virtio_mmio@", absl::Hex(place.address))),
+              std::string::npos);
+    EXPECT_GE(place.gsi, 16u);
+  }
+  EXPECT_EQ(text.find(absl::StrCat(
+                "virtio_mmio@", absl::Hex(PlaceVirtioMmio(2, true).address))),
+            std::string::npos);
 }
 
 TEST(LayoutTest, KvmPagesLieInTheHole) {

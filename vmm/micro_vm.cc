@@ -203,7 +203,17 @@ std::vector<DeviceCounters> MicroVm::device_counters() const {
 
 size_t MicroVm::ConsoleInput(absl::Span<const uint8_t> bytes) {
   base::MutexLock lock(&parts_mutex_);
-  return platform_ == nullptr ? 0 : platform_->serial().Enqueue(bytes);
+  if (platform_ == nullptr) return 0;
+  devices::virtio::Console* const console = VirtioConsole();
+  return console != nullptr ? console->Enqueue(bytes)
+                            : platform_->serial().Enqueue(bytes);
+}
+
+void MicroVm::SetConsoleSize(uint16_t columns, uint16_t rows) {
+  base::MutexLock lock(&parts_mutex_);
+  if (devices::virtio::Console* const console = VirtioConsole()) {
+    console->SetSize(columns, rows);
+  }
 }
 
 void MicroVm::ConsoleBreak() {
@@ -214,6 +224,13 @@ void MicroVm::ConsoleBreak() {
 void MicroVm::ConsoleWritable() {
   base::MutexLock lock(&parts_mutex_);
   if (platform_ != nullptr) platform_->serial().OnSinkWritable();
+  if (devices::virtio::Console* const console = VirtioConsole()) {
+    console->OnSinkWritable();
+  }
+}
+
+devices::virtio::Console* MicroVm::VirtioConsole() {
+  return virtio_ == nullptr ? nullptr : virtio_->console();
 }
 
 confidential::BackendKind MicroVm::backend() const {

@@ -19,6 +19,7 @@
 #include "cloister/confidential/backend_vm.h"
 #include "cloister/devices/bus.h"
 #include "cloister/devices/serial.h"
+#include "cloister/devices/virtio/console.h"
 #include "cloister/memory/conversion_broker.h"
 #include "cloister/memory/page_state_map.h"
 #include "cloister/memory/shared_view.h"
@@ -45,7 +46,8 @@ struct ExtraDevice {
 // the VM. Callbacks come from the VM's threads, without locks, and must not
 // block.
 struct VmHooks {
-  devices::SerialSink* console = nullptr;  // required
+  // Gets what the serial port and a virtio console write. Required.
+  devices::SerialSink* console = nullptr;
   base::Logger* log = &base::Logger::Null();
   BootTimer* boot_timer = nullptr;  // may be null
   // A real-time signal with a handler that does nothing
@@ -125,9 +127,12 @@ class MicroVm {
   // for a ChangeDevices.
   std::vector<DeviceCounters> device_counters() const;
 
-  // Hands input to the serial console; returns how many bytes it took. If that
-  // is not all, VmHooks::on_console_room follows.
+  // Hands input to the virtio console, without one to the serial port; returns
+  // how many bytes it took. If that is not all, VmHooks::on_console_room
+  // follows.
   size_t ConsoleInput(absl::Span<const uint8_t> bytes);
+  // The size of the terminal, which a virtio console tells its guest.
+  void SetConsoleSize(uint16_t columns, uint16_t rows);
   void ConsoleBreak();
   // The console's sink takes output again after it had refused some.
   void ConsoleWritable();
@@ -158,6 +163,8 @@ class MicroVm {
   void OnFatal(const absl::Status& status);
   // For an ended VM: destroys the parts below, once nobody uses its memory.
   absl::Status TakeApart();
+  devices::virtio::Console* VirtioConsole()
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(parts_mutex_);
   // Notes the first end and stops every vCPU.
   void End(VmEnd end);
   std::vector<std::shared_ptr<vcpu::Runner>> Runners() const;

@@ -152,6 +152,17 @@ DeviceCounters BalloonCounters(const virtio::Balloon& balloon) {
       {{"target_bytes", balloon.target()}, {"actual_bytes", balloon.actual()}}};
 }
 
+DeviceCounters ConsoleCounters(const virtio::Console& console) {
+  const virtio::Console::Counters now = console.counters();
+  return {"console",
+          {{"tx_bytes", now.tx_bytes},
+           {"rx_bytes", now.rx_bytes},
+           {"tx_waits", now.tx_waits},
+           {"throttled", now.throttled},
+           {"emergency_bytes", now.emergency_bytes}},
+          {}};
+}
+
 }  // namespace
 
 void VirtioControl::Add(virtio::Blk* blk) {
@@ -175,6 +186,11 @@ void VirtioControl::Add(virtio::Rng* rng) {
 void VirtioControl::Add(virtio::Balloon* balloon) {
   balloon_ = balloon;
   counters_.push_back([balloon] { return BalloonCounters(*balloon); });
+}
+
+void VirtioControl::Add(virtio::Console* console) {
+  console_ = console;
+  counters_.push_back([console] { return ConsoleCounters(*console); });
 }
 
 absl::Status VirtioControl::UpdateDisk(absl::string_view id,

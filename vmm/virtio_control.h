@@ -7,6 +7,7 @@
 
 #include "cloister/devices/virtio/balloon.h"
 #include "cloister/devices/virtio/blk.h"
+#include "cloister/devices/virtio/console.h"
 #include "cloister/devices/virtio/device_state.h"
 #include "cloister/devices/virtio/net.h"
 #include "cloister/devices/virtio/rng.h"
@@ -24,6 +25,7 @@ class VirtioControl : public DeviceControl {
   void Add(devices::virtio::Vsock* vsock);
   void Add(devices::virtio::Rng* rng);
   void Add(devices::virtio::Balloon* balloon);
+  void Add(devices::virtio::Console* console);
 
   absl::Status UpdateDisk(absl::string_view id,
                           const DiskUpdate& update) override;
@@ -33,6 +35,8 @@ class VirtioControl : public DeviceControl {
   absl::Status SetBalloonStatsInterval(std::chrono::seconds interval) override;
   absl::StatusOr<BalloonStatus> Balloon() const override;
 
+  // Null without one.
+  devices::virtio::Console* console() const { return console_; }
   // Of every device, in the order of Add. Does not wait.
   std::vector<DeviceCounters> counters() const;
 
@@ -40,6 +44,7 @@ class VirtioControl : public DeviceControl {
   std::vector<devices::virtio::Blk*> disks_;
   std::vector<devices::virtio::Net*> nets_;
   devices::virtio::Balloon* balloon_ = nullptr;
+  devices::virtio::Console* console_ = nullptr;
   std::vector<std::function<DeviceCounters()>> counters_;
 };
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/balloon_pages.h"
+#include "cloister/devices/virtio/console.h"
 #include "cloister/devices/virtio/disk_test_file.h"
 #include "cloister/devices/virtio/net_port_fake.h"
 #include "cloister/devices/virtio/worker.h"
@@ -234,6 +235,16 @@ TEST_F(VirtioControlTest, EveryDeviceIsCountedUnderItsKindAndId) {
   ASSERT_OK_AND_ASSIGN(rng_, Rng::Create({}, MakeWorker()));
   control_.Add(rng_.get());
   AddBalloon(seconds(0));
+  class : public devices::SerialSink {
+    size_t Write(absl::Span<const uint8_t> bytes) override {
+      return bytes.size();
+    }
+  } sink;
+  ASSERT_OK_AND_ASSIGN(
+      auto console, devices::virtio::Console::Create({}, sink, MakeWorker()));
+  EXPECT_EQ(control_.console(), nullptr);
+  control_.Add(console.get());
+  EXPECT_EQ(control_.console(), console.get());
   std::vector<std::string> names;
   std::map<std::string, DeviceCounters> all;
   for (const DeviceCounters& device : control_.counters()) {
@@ -241,7 +252,8 @@ TEST_F(VirtioControlTest, EveryDeviceIsCountedUnderItsKindAndId) {
     all[device.name] = device;
   }
   EXPECT_THAT(names, ElementsAre("block_same", "net_same", "vsock", "entropy",
-                                 "balloon"));
+                                 "balloon", "console"));
+  EXPECT_THAT(all["console"].counters, Contains(Pair("tx_bytes", 0)));
   EXPECT_THAT(all["block_same"].counters,
               AllOf(Contains(Pair("reads", 0)), Contains(Pair("errors", 0)),
                     Contains(Pair("throttled", 0))));

@@ -26,15 +26,20 @@ absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
   options.log = parts.log;
   options.balloon_pages = parts.balloon_pages.get();
   options.ram = parts.ram;
+  options.console = parts.console;
+  options.on_console_room = parts.on_console_room;
   VirtioControl control;
   options.control = &control;
   ASSIGN_OR_RETURN(auto devices, CreateVirtioDevices(config, options));
   std::unique_ptr<VirtioDevices> virtio(new VirtioDevices(std::move(parts)));
   virtio->control_ = std::move(control);
   if (devices.empty()) return virtio;
-  RETURN_IF_ERROR(config.transport == VirtioTransport::kPci
-                      ? virtio->AddToPci(std::move(devices))
-                      : virtio->AddToMmio(std::move(devices)));
+  RETURN_IF_ERROR(
+      config.transport == VirtioTransport::kPci
+          ? virtio->AddToPci(std::move(devices))
+          : virtio->AddToMmio(
+                std::move(devices),
+                UsesIoApic(config.transport, virtio->parts_.confidential)));
   return virtio;
 }
 
@@ -72,11 +77,11 @@ absl::Status VirtioDevices::AddToPci(
 }
 
 absl::Status VirtioDevices::AddToMmio(
-    std::vector<std::unique_ptr<VirtioDevice>> devices) {
+    std::vector<std::unique_ptr<VirtioDevice>> devices, bool io_apic) {
   DeviceState::Options options;
   options.require_access_platform = parts_.confidential;
   for (size_t i = 0; i < devices.size(); ++i) {
-    const VirtioMmioPlace place = PlaceVirtioMmio(i, !parts_.confidential);
+    const VirtioMmioPlace place = PlaceVirtioMmio(i, io_apic);
     MmioTransport::Parts parts;
     parts.view = parts_.view;
     parts.irq = &Line(place.gsi);

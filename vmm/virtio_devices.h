@@ -14,7 +14,9 @@
 #include "cloister/base/log.h"
 #include "cloister/devices/bus.h"
 #include "cloister/devices/pci_root.h"
+#include "cloister/devices/serial.h"
 #include "cloister/devices/virtio/balloon_pages.h"
+#include "cloister/devices/virtio/console.h"
 #include "cloister/devices/virtio/mmio_transport.h"
 #include "cloister/devices/virtio/pci_transport.h"
 #include "cloister/kvm/vm.h"
@@ -46,6 +48,10 @@ class VirtioDevices {
     // For a balloon; owned by the devices.
     std::unique_ptr<devices::virtio::BalloonPages> balloon_pages;
     uint64_t ram = 0;  // bytes
+    // For a console: where its output goes, and what is called when it takes
+    // input again.
+    devices::SerialSink* console = nullptr;
+    std::function<void()> on_console_room;
   };
 
   // Errors of CreateVirtioDevices. Without devices there is nothing on any bus.
@@ -56,6 +62,8 @@ class VirtioDevices {
 
   // As long as this.
   DeviceControl& control() { return control_; }
+  // Null without one; as long as this.
+  devices::virtio::Console* console() { return control_.console(); }
   // Of devices and their transports. Any thread; does not wait.
   std::vector<DeviceCounters> counters() const;
 
@@ -65,7 +73,8 @@ class VirtioDevices {
   absl::Status AddToPci(
       std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices);
   absl::Status AddToMmio(
-      std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices);
+      std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices,
+      bool io_apic);
   // One more end of the line to `gsi`.
   devices::IrqLine& Line(uint32_t gsi);
 

@@ -13,6 +13,7 @@
 #include "cloister/base/unique_fd.h"
 #include "cloister/devices/virtio/balloon.h"
 #include "cloister/devices/virtio/blk.h"
+#include "cloister/devices/virtio/console.h"
 #include "cloister/devices/virtio/net.h"
 #include "cloister/devices/virtio/net_mac.h"
 #include "cloister/devices/virtio/rng.h"
@@ -24,6 +25,7 @@ namespace cloister::vmm {
 
 using devices::virtio::Balloon;
 using devices::virtio::Blk;
+using devices::virtio::Console;
 using devices::virtio::Net;
 using devices::virtio::NetMac;
 using devices::virtio::NetPort;
@@ -36,13 +38,6 @@ using devices::virtio::Worker;
 namespace {
 
 using Devices = std::vector<std::unique_ptr<VirtioDevice>>;
-
-template <typename T>
-absl::StatusOr<T> Named(absl::string_view option, absl::StatusOr<T> result) {
-  if (result.ok()) return result;
-  return absl::Status(result.status().code(),
-                      absl::StrCat(option, ": ", result.status().message()));
-}
 
 absl::StatusOr<std::unique_ptr<Blk>> CreateDisk(
     const DevicesConfig& config, size_t index,
@@ -136,39 +131,63 @@ absl::StatusOr<std::unique_ptr<Balloon>> CreateBalloon(
                          std::move(worker));
 }
 
+absl::StatusOr<std::unique_ptr<Console>> CreateConsole(
+    const ConsoleConfig& config, const VirtioFactoryOptions& factory) {
+  if (factory.console == nullptr) {
+    return absl::InternalError("nothing to write to");
+  }
+  Console::Options options;
+  options.tx_limit = config.tx_limit;
+  options.on_input_room = factory.on_console_room;
+  ASSIGN_OR_RETURN(std::unique_ptr<Worker> worker,
+                   Worker::Create(options.name, factory.on_thread_start));
+  return Console::Create(std::move(options), *factory.console,
+                         std::move(worker));
+}
+
+// `device`, if it could be made, with the others; `control` may be null.
+template <typename T>
+absl::Status Take(absl::string_view option,
+                  absl::StatusOr<std::unique_ptr<T>> device,
+                  VirtioControl* control, Devices* devices) {
+  if (!device.ok()) {
+    return absl::Status(device.status().code(),
+                        absl::StrCat(option, ": ", device.status().message()));
+  }
+  if (control != nullptr) control->Add(device->get());
+  devices->push_back(*std::move(device));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Devices> CreateVirtioDevices(
     const DevicesConfig& config, const VirtioFactoryOptions& options) {
   Devices devices;
+  VirtioControl* const control = options.control;
   for (size_t i = 0; i < config.disks.size(); ++i) {
-    ASSIGN_OR_RETURN(auto disk,
-                     Named("--disk", CreateDisk(config, i, options)));
-    if (options.control != nullptr) options.control->Add(disk.get());
-    devices.push_back(std::move(disk));
+    RETURN_IF_ERROR(
+        Take("--disk", CreateDisk(config, i, options), control, &devices));
   }
   for (size_t i = 0; i < config.nets.size(); ++i) {
-    ASSIGN_OR_RETURN(auto net, Named("--net", CreateNet(config, i, options)));
-    if (options.control != nullptr) options.control->Add(net.get());
-    devices.push_back(std::move(net));
+    RETURN_IF_ERROR(
+        Take("--net", CreateNet(config, i, options), control, &devices));
   }
   if (config.vsock.has_value()) {
-    ASSIGN_OR_RETURN(auto vsock,
-                     Named("--vsock", CreateVsock(*config.vsock, options)));
-    if (options.control != nullptr) options.control->Add(vsock.get());
-    devices.push_back(std::move(vsock));
+    RETURN_IF_ERROR(Take("--vsock", CreateVsock(*config.vsock, options),
+                         control, &devices));
   }
   if (config.rng.has_value()) {
-    ASSIGN_OR_RETURN(auto rng, Named("--rng", CreateRng(*config.rng, options)));
-    if (options.control != nullptr) options.control->Add(rng.get());
-    devices.push_back(std::move(rng));
+    RETURN_IF_ERROR(
+        Take("--rng", CreateRng(*config.rng, options), control, &devices));
   }
   if (config.balloon.has_value()) {
-    ASSIGN_OR_RETURN(
-        auto balloon,
-        Named("--balloon", CreateBalloon(*config.balloon, options)));
-    if (options.control != nullptr) options.control->Add(balloon.get());
-    devices.push_back(std::move(balloon));
+    RETURN_IF_ERROR(Take("--balloon", CreateBalloon(*config.balloon, options),
+                         control, &devices));
+  }
+  if (config.console.has_value()) {
+    RETURN_IF_ERROR(Take("--console", CreateConsole(*config.console, options),
+                         control, &devices));
   }
   return devices;
 }

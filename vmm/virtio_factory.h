@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "cloister/base/log.h"
+#include "cloister/devices/serial.h"
 #include "cloister/devices/virtio/balloon_pages.h"
 #include "cloister/devices/virtio/device.h"
 #include "cloister/vmm/device_config.h"
@@ -24,6 +25,10 @@ struct VirtioFactoryOptions {
   // the devices.
   devices::virtio::BalloonPages* balloon_pages = nullptr;
   uint64_t ram = 0;
+  // For a console: where its output goes, and what it calls when it takes input
+  // again after it could not take all. Outlives the devices.
+  devices::SerialSink* console = nullptr;
+  std::function<void()> on_console_room;
   // Gets the devices in their order, if it is there; of no use after an error.
   VirtioControl* control = nullptr;
 };
