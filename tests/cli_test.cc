@@ -67,6 +67,34 @@ TEST(CliTest, DoctorPrintsJsonOnAnyHost) {
   EXPECT_EQ(result.exit_code, json["kvm"]["usable"].get<bool>() ? 0 : 1);
 }
 
+TEST(CliTest, DoctorsVerdictIsTheSameInEveryForm) {
+  auto json = nlohmann::json::parse(RunCloister({"doctor", "--json"}).output,
+                                    nullptr, false);
+  ASSERT_FALSE(json.is_discarded());
+  if (!json["kvm"]["usable"].get<bool>()) return;  // NoKvmTest
+  const bool works = json["linux_guests"]["works"].get<bool>();
+  const std::string text = RunCloister({"doctor"}).output;
+  const Result answer = RunCloister({"doctor", "--can-boot-linux"});
+  EXPECT_EQ(answer.exit_code, works ? 0 : 1);
+  EXPECT_EQ(std::count(answer.output.begin(), answer.output.end(), '\n'), 1);
+  if (works) {
+    EXPECT_THAT(text, HasSubstr("\nLinux guests: yes\n"));
+    EXPECT_EQ(answer.output, "Linux guests run here\n");
+  } else {
+    const auto why = json["linux_guests"]["reason"].get<std::string>();
+    EXPECT_FALSE(why.empty());
+    EXPECT_THAT(text, HasSubstr("\nLinux guests: no. "));
+    EXPECT_THAT(text, HasSubstr("use the nested lab: ./dev run"));
+    EXPECT_THAT(answer.output, HasSubstr("Linux"));
+  }
+  for (const auto& backend : json["backends"]) {
+    const auto name = backend["name"].get<std::string>();
+    EXPECT_THAT(text, HasSubstr(absl::StrCat(
+                          "\n  ", name, std::string(29 - name.size(), ' '),
+                          backend["works"].get<bool>() ? "works" : "lacks ")));
+  }
+}
+
 TEST(CliTest, MeasureIsRepeatableAndListsItsInputsInOrder) {
   std::vector<std::string> arguments = {
       "measure", "--kernel", Kernel(), "--memory", "64M", "--append", "quiet"};

@@ -41,6 +41,20 @@ absl::Status ValidateCpus(const CpuConfig& cpus) {
   return absl::OkStatus();
 }
 
+// Guest memory begins below and goes on above 4 GiB, a border of either size.
+absl::Status ValidateHugePages(const MemoryConfig& memory) {
+  uint64_t page = memory::kPageSize;
+  if (memory.huge_pages == memory::HugePages::kHugetlb2M) {
+    page = uint64_t{2} << 20;
+  } else if (memory.huge_pages == memory::HugePages::kHugetlb1G) {
+    page = uint64_t{1} << 30;
+  }
+  if (memory.bytes % page == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--memory: ", FormatSize(memory.bytes),
+      " is not a multiple of the pages of --huge-pages, ", FormatSize(page)));
+}
+
 absl::Status ValidateConfidential(const VmConfig& config) {
   const ConfidentialConfig& confidential = config.confidential;
   if (confidential.policy.shared_limit % memory::kPageSize != 0 &&
@@ -81,6 +95,7 @@ absl::Status ValidateConfig(const VmConfig& config) {
     return absl::InvalidArgumentError("--kernel: a file is needed");
   }
   if (absl::Status s = ValidateMemory(config.memory); !s.ok()) return s;
+  if (absl::Status s = ValidateHugePages(config.memory); !s.ok()) return s;
   if (absl::Status s = ValidateCpus(config.cpus); !s.ok()) return s;
   if (absl::Status s = ValidateId(config.id); !s.ok()) return s;
   if (absl::Status s = ValidateDevices(config.devices); !s.ok()) return s;

@@ -62,6 +62,25 @@ TEST(ConfigTest, HugePagesNeedAnOrdinaryGuest) {
   EXPECT_OK(ValidateConfig(config));
 }
 
+TEST(ConfigTest, MemoryIsWholeHugePages) {
+  VmConfig config = Good();
+  config.confidential.backend = confidential::BackendChoice::kOff;
+  config.memory.bytes = uint64_t{1025} << 20;
+  EXPECT_OK(ValidateConfig(config));
+  for (auto pages :
+       {memory::HugePages::kHugetlb2M, memory::HugePages::kHugetlb1G}) {
+    config.memory.huge_pages = pages;
+    config.memory.bytes = uint64_t{1025} << 20;
+    ExpectRefused(config, "--memory:");
+    config.memory.bytes = uint64_t{1024} << 20;
+    EXPECT_OK(ValidateConfig(config));
+  }
+  config.memory.bytes = uint64_t{1026} << 20;
+  ExpectRefused(config, "--memory:");
+  config.memory.huge_pages = memory::HugePages::kHugetlb2M;
+  EXPECT_OK(ValidateConfig(config));
+}
+
 TEST(ConfigTest, Id) {
   VmConfig config = Good();
   for (const std::string& id : {std::string(), std::string("a b"),
