@@ -97,6 +97,31 @@ def locked(path, waiting):
 
 
 @contextlib.contextmanager
+def locked_one(paths, waiting):
+    """Holds an exclusive lock on one of `paths`; prints `waiting` if someone else has them all."""
+    fds = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666) for path in paths]
+    try:
+        said = False
+        while not any(_lock(fd) for fd in fds):
+            if not said:
+                say(waiting)
+            said = True
+            time.sleep(0.1)  # Nothing tells when the first of several locks is free.
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _lock(fd):
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+@contextlib.contextmanager
 def scratch(cache, prefix):
     """A temporary folder inside the cache, removed on the way out."""
     base = cache / "tmp"

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The init of Cloister's test guests. On the kernel's command line:
-#   cloister.test=echo      answer each line of the console with "echo: LINE", until "quit"
+#   cloister.test=echo      answer each line of the console with "echo: LINE", until one is "quit",
+#                           "reboot" or "panic"
 #   cloister.test=poweroff  power off at once
 #   cloister.test=reboot    reboot at once
 #   cloister.test=panic     crash the kernel
@@ -73,7 +74,11 @@ banner() {
 echo_lines() {
   echo "cloister guest: echo ready"
   while read -r line; do
-    [ "$line" = quit ] && break
+    case $line in
+      quit) break ;;
+      reboot) busybox reboot -f ;;
+      panic) echo c >/proc/sysrq-trigger ;;
+    esac
     echo "echo: $line"
   done
 }

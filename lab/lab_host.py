@@ -81,6 +81,11 @@ class Result:
     left_behind: int = 0
 
 
+def places(cache):
+    """The lock files of the nested hosts that may run at once: each wants a processor of its own."""
+    return [cache / f"lab.lock.{number}" for number in range(len(os.sched_getaffinity(0)))]
+
+
 def build_initramfs(cache):
     """The path of the nested host's initramfs: lab_init.c and nothing else, cached by content."""
     source = LAB / "lab_init.c"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of lab/lab itself: statuses, output, limits, a host that dies, ways out."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -102,6 +103,27 @@ class Statuses(unittest.TestCase):
         self.assertIn(b"still here\n", done.stdout)
         self.assertIn(b"lab: 9 programs: 2 passed, 7 failed\n", done.stdout)
         self.assertEqual(done.returncode, 122)
+
+    def test_two_runs_share_a_list(self):
+        jobs = [{"name": str(number), "argv": ["sh", "-c", f"echo job {number}; exit {number}"]}
+                for number in range(4)]
+        with tempfile.TemporaryDirectory() as folder:
+            claims = pathlib.Path(folder) / "claims"
+            claims.mkdir()
+            (claims / "1").touch()  # Somebody else has it.
+            (pathlib.Path(folder) / "jobs").write_text(json.dumps(jobs))
+            runs = [subprocess.Popen(command("--jobs", folder + "/jobs", "--claims", str(claims),
+                                             "--report", f"{folder}/report{number}"),
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+                    for number in range(2)]
+            for process in runs:
+                process.communicate(timeout=3 * PATIENCE)
+            results = [one for number in range(2)
+                       for one in json.loads(pathlib.Path(f"{folder}/report{number}").read_text())]
+            self.assertEqual(sorted(os.listdir(claims)), ["0", "1", "2", "3"])
+        self.assertEqual(sorted((one["name"], one["code"]) for one in results),
+                         [("0", 0), ("2", 2), ("3", 3)])
+        self.assertIn(1, [process.returncode for process in runs])
 
     def test_one_program(self):
         done = run("--", "sh", "-c", "exit 42")
@@ -209,16 +231,20 @@ class WaysOut(unittest.TestCase):
         names = [path.name for path in (CACHE / "tmp").iterdir()]
         self.assertEqual([name for name in names if name.startswith("init-")], [])
 
-    def test_one_at_a_time(self):
-        started = Started()
-        second = subprocess.Popen(command("--", "echo", "second"), stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.assertEqual(second.stderr.readline(), b"lab: waiting for another run in the lab\n")
-        self.assertEqual(children(second.pid), [])
-        started.process.terminate()
-        started.finish()
-        out, _ = second.communicate(timeout=PATIENCE)
-        self.assertEqual((second.returncode, out), (0, b"second\n"))
+    def test_no_more_at_once_than_there_are_places(self):
+        with contextlib.ExitStack() as places:
+            held = []
+            for number in range(len(os.sched_getaffinity(0))):
+                held.append(places.enter_context(open(CACHE / f"lab.lock.{number}", "a")))
+                fcntl.flock(held[-1], fcntl.LOCK_EX)
+            process = subprocess.Popen(command("--", "echo", "late"), stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.assertEqual(process.stderr.readline(),
+                             b"lab: waiting for another run in the lab\n")
+            self.assertEqual(children(process.pid), [])
+            fcntl.flock(held[-1], fcntl.LOCK_UN)  # One place is enough.
+            out, _ = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, out), (0, b"late\n"))
 
 
 class Terminal(unittest.TestCase):

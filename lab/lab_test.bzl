@@ -8,8 +8,10 @@ lab_test_group(
     guests = ["debian-6.1", "tiny"],
 )
 
-Programs of one group share one boot of the nested host (for each kernel), one after another; each
-is reported, and a program that takes the host down does not keep the next ones from running. The
+Programs of one group share a boot of the nested host, one after another; each is reported, and a
+program that takes the host down does not keep the next ones from running. Two nested hosts run side
+by side: of the two kernels, or, where there is one kernel, with the programs shared out among them
+(with `split`, the cases of a GoogleTest program). The
 kernel's sources of truth are inputs, and CLOISTER_LAB_KEY is part of the test's environment, so a
 pass is never taken from a cache that knows another kernel.
 """
@@ -46,6 +48,7 @@ def _lab_group_impl(ctx):
         prepare = _path(ctx.file.prepare) if ctx.file.prepare else "",
         programs = programs,
         script = _path(ctx.file.script) if ctx.file.script else "",
+        split = ctx.attr.split,
         timeout = ctx.attr.program_timeout,
     )))
     launcher = ctx.actions.declare_file(ctx.label.name + ".sh")
@@ -74,12 +77,13 @@ _lab_group_test = rule(
         "program_timeout": attr.int(default = 300),
         "programs": attr.label_list(),
         "script": attr.label(allow_single_file = True),
+        "split": attr.string_list(),
         "_lab": attr.label(default = "//lab:scripts"),
     },
 )
 
 def lab_test_group(name, size = "large", tags = [], **kwargs):
-    """Several test programs that share one boot of the lab for each kernel.
+    """Several test programs that share boots of the lab.
 
     Args:
       name: of the test target.
@@ -90,7 +94,8 @@ def lab_test_group(name, size = "large", tags = [], **kwargs):
         CLOISTER_GUEST_<FLAVOUR>_KERNEL and _INITRAMFS, as in CLOISTER_GUEST_DEBIAN_6_1_KERNEL),
         guest_files ({target: path in the initramfs}), program_args, program_timeout (seconds for
         each program), env, data, memory (of the nested host); prepare: a script of the lab that
-        prints NAME=PATH for each program to run.
+        prints NAME=PATH for each program to run; split: filters of GoogleTest; the cases
+        that each one matches become a program of their own. ["each"]: each case does.
     """
     _lab_group_test(
         name = name,

@@ -17,6 +17,7 @@ sys.path.insert(0, str(LAB))
 import common
 import newc
 import patch_kvm
+import skips
 import tsc
 
 
@@ -283,6 +284,71 @@ class Availability(unittest.TestCase):
             os.environ["CLOISTER_LAB_KEY"] = "0123"
             with self.assertRaisesRegex(common.LabError, "CLOISTER_LAB_KEY is 0123"):
                 test_group.check_key()
+
+
+LISTED = """Running main() from gtest_main.cc
+Plain.
+  One
+Kinds/Param.
+  Two/off  # GetParam() = "off"
+  Two/on  # GetParam() = "on"
+"""
+
+
+class Parts(unittest.TestCase):
+    """A program whose list of cases, for each filter, is in a file beside it."""
+
+    def split(self, filters, lists):
+        with tempfile.TemporaryDirectory() as name:
+            for number, (given, listed) in enumerate(lists.items()):
+                (pathlib.Path(name) / str(number)).write_text(listed)
+            branches = "".join(f"*--gtest_filter={given}\\ *) cat {name}/{number} ;;\n"
+                               for number, given in enumerate(lists) if given)
+            program = pathlib.Path(name) / "program"
+            program.write_text(f'#!/bin/sh\ncase "$*--" in\n{branches}*) cat {name}/0 ;;\nesac\n')
+            program.chmod(0o755)
+            job = {"name": "p", "argv": [str(program)], "env": {}}
+            return [one["argv"][1:] for one in test_group.split(job, filters)]
+
+    def test_cases(self):
+        self.assertEqual(test_group.read_cases(LISTED),
+                         ["Plain.One", "Kinds/Param.Two/off", "Kinds/Param.Two/on"])
+
+    def test_each_case_is_a_program(self):
+        self.assertEqual(self.split(["each"], {"": LISTED}),
+                         [["--gtest_filter=Plain.One"], ["--gtest_filter=Kinds/Param.Two/off"],
+                          ["--gtest_filter=Kinds/Param.Two/on"]])
+
+    def test_filters_name_every_case_once(self):
+        on = "Kinds/Param.\n  Two/on\n"
+        rest = "Plain.\n  One\nKinds/Param.\n  Two/off\n"
+        self.assertEqual(self.split(["on", "rest"], {"": LISTED, "on": on, "rest": rest}),
+                         [["--gtest_filter=on"], ["--gtest_filter=rest"]])
+        for filters in (["on"], ["on", "rest", "on"]):
+            with self.assertRaisesRegex(common.LabError, "do not name each case once"):
+                self.split(filters, {"": LISTED, "on": on, "rest": rest})
+
+
+class Skips(unittest.TestCase):
+    LOG = """[ RUN      ] A.Fine
+[       OK ] A.Fine (0 ms)
+[ RUN      ] A.NotHere
+a_test.cc:7: Skipped
+not applicable: another kernel
+
+[  SKIPPED ] A.NotHere (0 ms)
+[ RUN      ] A.Missing
+a_test.cc:9: Skipped
+this host lacks it
+
+[  SKIPPED ] A.Missing (0 ms)
+[ RUN      ] A.Mute
+[  SKIPPED ] A.Mute (0 ms)
+"""
+
+    def test_only_what_does_not_apply_is_excused(self):
+        self.assertEqual(skips.unexcused(self.LOG),
+                         ["A.Missing: this host lacks it", "A.Mute: no reason given"])
 
 
 class CommandLine(unittest.TestCase):

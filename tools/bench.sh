@@ -16,7 +16,7 @@ fi
 bench_io() {
   local images
   bazel build --config=release //cli:cloister //bench:guest_io >&2
-  images=$(lab/guest_image tiny --add "$PWD/bazel-bin/bench/guest_io:/bin/guest_io")
+  images=$(lab/guest_image tiny-bzimage --add "$PWD/bazel-bin/bench/guest_io:/bin/guest_io")
   lab/lab --timeout 3000 --env CLOISTER_LKVM -- python3 bench/io.py \
     --cloister "$PWD/bazel-bin/cli/cloister" --qemu "$(lab/qemu path)" \
     --guest-io "$PWD/bazel-bin/bench/guest_io" \
