@@ -108,6 +108,15 @@ absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
   return kind;
 }
 
+absl::StatusOr<bool> ChooseHypercalls(BackendChoice choice, bool wanted,
+                                      const HostFacts& facts) {
+  if (!wanted || facts.amd()) return wanted;
+  if (choice == BackendChoice::kAuto) return false;
+  return absl::FailedPreconditionError(
+      "--conversion-reports hypercall: guests of this host's CPU have no "
+      "VMMCALL; --conversion-reports fault works, with another launch digest");
+}
+
 absl::StatusOr<BackendVm> CreateBackendVm(const kvm::System& system,
                                           BackendKind kind,
                                           const RamOptions& ram, int c_bit) {

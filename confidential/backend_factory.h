@@ -36,6 +36,14 @@ std::string MissingFor(BackendKind kind, const HostFacts& facts);
 absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
                                           const HostFacts& facts);
 
+// Whether the guest of a `kind` other than kOff reports conversions by VMMCALL,
+// if that is `wanted`. Where the host's CPU has no VMMCALL, kAuto does without:
+// the guest then shares pages by touching them, and has another launch digest.
+// A backend asked for by name is FailedPrecondition there: what its digest
+// covers is never chosen by the host.
+absl::StatusOr<bool> ChooseHypercalls(BackendChoice choice, bool wanted,
+                                      const HostFacts& facts);
+
 // Makes a VM of the type `kind` needs, its memory and its slots. `c_bit` is the
 // software C-bit's position (ignored by kOff). No page of the shared view is
 // marked private yet: that is up to Backend::SetAttributes, for every page from

@@ -58,6 +58,28 @@ TEST(BackendFactoryTest, AskingForMoreThanTheHostHasNamesWhatIsMissing) {
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("ENOMEM")));
 }
 
+// On Intel the strongest backend works without hypercalls; whoever asks for
+// one by name has asked for a digest, too.
+TEST(BackendFactoryTest, AutoDoesWithoutHypercallsWhereThereAreNone) {
+  HostFacts facts = Everything();
+  for (BackendChoice choice :
+       {BackendChoice::kAuto, BackendChoice::kSwProtected}) {
+    EXPECT_THAT(ChooseHypercalls(choice, true, facts), IsOkAndHolds(true));
+    EXPECT_THAT(ChooseHypercalls(choice, false, facts), IsOkAndHolds(false));
+  }
+  facts.vendor = "GenuineIntel";
+  EXPECT_THAT(ChooseBackend(BackendChoice::kAuto, facts),
+              IsOkAndHolds(BackendKind::kSwProtected));
+  EXPECT_THAT(ChooseHypercalls(BackendChoice::kAuto, true, facts),
+              IsOkAndHolds(false));
+  EXPECT_THAT(ChooseHypercalls(BackendChoice::kSwProtected, false, facts),
+              IsOkAndHolds(false));
+  EXPECT_THAT(
+      ChooseHypercalls(BackendChoice::kSwProtected, true, facts),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr("VMMCALL"), HasSubstr("reports fault"))));
+}
+
 // Each thing that sw-protected needs is missed when it is not there.
 TEST(BackendFactoryTest, EveryRequirementOfSwProtectedCounts) {
   EXPECT_EQ(MissingFor(BackendKind::kSwProtected, Everything()), "");
