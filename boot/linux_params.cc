@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/bytes.h"
@@ -123,11 +124,12 @@ absl::StatusOr<std::vector<uint8_t>> EncodeBootParams(
 std::vector<uint8_t> EncodeSetupData(SetupDataType type,
                                      absl::Span<const uint8_t> data) {
   // struct setup_data: next, type, len, data.
-  std::vector<uint8_t> bytes(16);
-  StoreLe<uint64_t>(bytes.data(), 0);
-  StoreLe<uint32_t>(&bytes[8], static_cast<uint32_t>(type));
-  StoreLe<uint32_t>(&bytes[12], static_cast<uint32_t>(data.size()));
-  bytes.insert(bytes.end(), data.begin(), data.end());
+  uint8_t head[16] = {};
+  StoreLe<uint32_t>(head + 8, static_cast<uint32_t>(type));
+  StoreLe<uint32_t>(head + 12, static_cast<uint32_t>(data.size()));
+  std::vector<uint8_t> bytes(sizeof(head) + data.size());
+  std::copy(std::begin(head), std::end(head), bytes.begin());
+  std::copy(data.begin(), data.end(), bytes.begin() + sizeof(head));
   return bytes;
 }
 
