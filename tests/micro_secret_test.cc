@@ -32,6 +32,8 @@ namespace cloister::tests {
 namespace {
 
 using ::cloister::base::IsOkAndHolds;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
 
 struct Scan {
   uint64_t found = 0;  // places, in everything
@@ -133,6 +135,11 @@ Scan ScanForHeldSecret(const Machine& machine) {
   if (guest == nullptr) return scan;
   absl::Status held = guest->Expect("cloister guest: secret held");
   EXPECT_OK(held);
+  // What init says the guest itself sees.
+  const std::string text = guest->output();
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(", ", machine.cpus, " CPU(s), ")));
+  EXPECT_THAT(text, ContainsRegex("cloister guest: memory encryption: AMD SEV; "
+                                  "swiotlb: [1-9][0-9]* MiB"));
   if (held.ok()) scan = ScanProcess(guest->pid(), SecretFromSeed(seed));
   std::cout << machine.guest << ", " << machine.backend << ": read "
             << scan.read_bytes / 1024 << " KiB of the monitor, "
