@@ -182,6 +182,11 @@ bool Runner::WaitPaused() {
          (phase_ == Phase::kNew && !claimed_);
 }
 
+void Runner::KickAgain() {
+  base::MutexLock lock(&mutex_);
+  if (kick_failed_) Kick();
+}
+
 bool Runner::Pause() {
   RequestPause();
   return WaitPaused();
@@ -248,8 +253,10 @@ std::optional<RunEnd> Runner::Attend() {
   if (std::optional<RunEnd> end = CompleteExit()) return end;
   base::MutexLock lock(&mutex_);
   while (request_ == Request::kPause) {
+    const bool parks = phase_ != Phase::kParked;
     phase_ = Phase::kParked;
     changed_.SignalAll();
+    if (parks && options_.on_park) options_.on_park();
     changed_.Wait(&mutex_);
   }
   if (request_ == Request::kStop) return RunEnd{};

@@ -54,6 +54,9 @@ struct RunnerOptions {
   int no_memory_retries = 6;
   // Runs first on the thread of Start(), if set (a seccomp filter).
   std::function<void()> on_start = {};
+  // Called on the vCPU's thread each time it has parked, if set, with a lock
+  // held: it must not call the Runner.
+  std::function<void()> on_park = {};
 };
 
 // Runs one vCPU and hands its exits to an ExitHandler, on a thread of its own
@@ -101,6 +104,9 @@ class Runner {
   bool WaitPaused();
   // Both.
   bool Pause();
+  // For who waits in another way: sends the signal of RequestPause or
+  // RequestStop once more, should the host not have taken it.
+  void KickAgain();
   // Lets a parked vCPU go on, or withdraws a RequestPause.
   void Resume();
 

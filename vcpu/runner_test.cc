@@ -500,6 +500,30 @@ TEST_F(RunnerTest, TheStartHookRunsFirstAndOnTheVcpusThread) {
   EXPECT_NE(hook_thread, std::this_thread::get_id());
 }
 
+// For who waits for several vCPUs at once, and for other things beside.
+TEST_F(RunnerTest, TheParkHookRunsOnceForEachTimeItParks) {
+  fake_.SetBlockWhenIdle(true);
+  absl::StatusOr<kvm::VcpuFd> vcpu = vm_->CreateVcpu(0);
+  ASSERT_OK(vcpu);
+  std::atomic<int> parked = 0;
+  RunnerOptions options;
+  options.kick_signal = KickSignal();
+  options.on_park = [&] { ++parked; };
+  Runner runner(*std::move(vcpu), recorder_, options, {});
+  ASSERT_OK(runner.Start());
+  for (int i = 1; i <= 50; ++i) {
+    const uint64_t before = recorder_.entries.load();
+    while (recorder_.entries.load() == before) std::this_thread::yield();
+    runner.RequestPause();
+    while (parked != i) std::this_thread::yield();
+    EXPECT_TRUE(runner.paused());
+    runner.KickAgain();  // does nothing: every signal was sent
+    runner.Resume();
+  }
+  runner.Stop();
+  EXPECT_EQ(parked, 50);
+}
+
 TEST_F(RunnerTest, PauseBeforeStartStartsParked) {
   std::unique_ptr<Runner> runner = MakeRunner();
   EXPECT_TRUE(runner->Pause());

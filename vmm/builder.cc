@@ -79,6 +79,8 @@ class VmBuilder {
 
  private:
   absl::Status OpenHost(kvm::Syscalls& syscalls);
+  // How the guest tells of conversions, as this host can do it.
+  absl::Status ChooseReports(const confidential::HostFacts& facts);
   absl::Status CheckCpus();
   absl::Status Plan();
   absl::Status CreateVm();
@@ -103,7 +105,7 @@ class VmBuilder {
   }
   const kvm::Vm& kvm_vm() const { return *vm_->backend_vm_.vm; }
 
-  const VmConfig& config_;
+  VmConfig config_;  // as asked for, but for ChooseReports
   const VmHooks& hooks_;
   MicroVm* const vm_;
   std::optional<kvm::System> system_;
@@ -129,22 +131,30 @@ absl::Status VmBuilder::OpenHost(kvm::Syscalls& syscalls) {
   system_ = std::move(system);
   RETURN_IF_ERROR(CheckCpus());
   ASSIGN_OR_RETURN(supported_, system_->SupportedCpuid());
-  if (config_.confidential.backend != confidential::BackendChoice::kOff) {
-    ASSIGN_OR_RETURN(confidential::HostFacts facts,
-                     confidential::CollectHostFacts(*system_));
-    ASSIGN_OR_RETURN(kind_, confidential::ChooseBackend(
-                                config_.confidential.backend, facts));
+  if (config_.confidential.backend == confidential::BackendChoice::kOff) {
+    return absl::OkStatus();
   }
+  ASSIGN_OR_RETURN(confidential::HostFacts facts,
+                   confidential::CollectHostFacts(*system_));
+  ASSIGN_OR_RETURN(
+      kind_, confidential::ChooseBackend(config_.confidential.backend, facts));
   if (kind_ == BackendKind::kOff) return absl::OkStatus();
   ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported_));
-  hypercalls_ = config_.confidential.reports == ConversionReports::kHypercall;
-  if (hypercalls_ && !vcpu::UsesVmmcall(supported_)) {
-    // Never silently otherwise: what the guest does is part of its digest.
-    return absl::FailedPreconditionError(
-        "--conversion-reports hypercall: guests of this host's CPU have no "
-        "VMMCALL; --conversion-reports fault works, with another launch "
-        "digest");
-  }
+  return ChooseReports(facts);
+}
+
+absl::Status VmBuilder::ChooseReports(const confidential::HostFacts& facts) {
+  const bool wanted =
+      config_.confidential.reports == ConversionReports::kHypercall;
+  ASSIGN_OR_RETURN(hypercalls_,
+                   confidential::ChooseHypercalls(config_.confidential.backend,
+                                                  wanted, facts));
+  if (!wanted || hypercalls_) return absl::OkStatus();
+  config_.confidential.reports = ConversionReports::kFault;
+  hooks_.log->Warning(
+      "guests of this host's CPU have no VMMCALL: this one shares pages by "
+      "touching them, and its launch digest is that of --conversion-reports "
+      "fault");
   return absl::OkStatus();
 }
 
@@ -221,6 +231,7 @@ absl::Status VmBuilder::CreateMemoryStates() {
     vm->OnFatal(status);
   };
   options.on_thread_start = OnThreadStart(ThreadKind::kConversion);
+  options.on_held = [vm = vm_] { vm->NoteHalt(); };
   ASSIGN_OR_RETURN(vm_->broker_,
                    memory::ConversionBroker::Create(
                        vm_->states_.get(), vm_->backend_vm_.backend.get(),
@@ -366,6 +377,7 @@ absl::Status VmBuilder::CreateVcpus() {
     options.index = i;
     options.kick_signal = hooks_.kick_signal;
     options.on_start = OnThreadStart(ThreadKind::kVcpu);
+    options.on_park = [vm = vm_] { vm->NoteHalt(); };
     auto runner = std::make_shared<vcpu::Runner>(
         std::move(vcpu), *vm_->router_, options,
         [vm = vm_](const vcpu::RunEnd& end) { vm->OnVcpuEnd(end); });

@@ -40,7 +40,8 @@ enum class ConversionReports {
 
 struct ConfidentialConfig {
   confidential::BackendChoice backend = confidential::BackendChoice::kAuto;
-  // Part of the launch digest, so never chosen by what the host offers.
+  // Part of the launch digest. With kAuto a host without VMMCALL makes it
+  // kFault, and says so; with a backend asked for by name it refuses instead.
   ConversionReports reports = ConversionReports::kHypercall;
   // What a guest's conversions may do: limits, and whether those that no
   // hypercall reports are allowed. Linux needs those early on.

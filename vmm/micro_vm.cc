@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/micro_vm.h"
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +11,12 @@
 #include "cloister/vmm/layout.h"
 
 namespace cloister::vmm {
+namespace {
+
+// Where the host has no room for a signal, a vCPU is signalled again after it.
+constexpr std::chrono::milliseconds kKickAgainAfter(10);
+
+}  // namespace
 
 absl::string_view VmEndName(VmEnd::Kind kind) {
   switch (kind) {
@@ -65,9 +73,41 @@ void MicroVm::Pause() {
   if (++pauses_ > 1) return;
   const auto runners = Runners();
   for (const auto& runner : runners) runner->RequestPause();
-  // A vCPU parks once its own conversion is done; then nobody else's starts.
-  for (const auto& runner : runners) runner->WaitPaused();
   if (broker_ != nullptr) broker_->Pause();
+  WaitForHalt(runners);
+}
+
+void MicroVm::NoteHalt() {
+  base::MutexLock lock(&halt_mutex_);
+  ++halts_;
+  halted_.SignalAll();
+}
+
+void MicroVm::WaitForHalt(
+    const std::vector<std::shared_ptr<vcpu::Runner>>& runners) {
+  for (;;) {
+    uint64_t seen = 0;
+    {
+      base::MutexLock lock(&halt_mutex_);
+      seen = halts_;
+    }
+    // In this order: whoever is held now was running before, and no runner that
+    // has parked goes on.
+    const auto running = static_cast<size_t>(
+        std::count_if(runners.begin(), runners.end(),
+                      [](const auto& runner) { return !runner->paused(); }));
+    if (running <= (broker_ == nullptr ? 0 : broker_->held())) return;
+    bool in_time = true;
+    {
+      base::MutexLock lock(&halt_mutex_);
+      const auto deadline = std::chrono::steady_clock::now() + kKickAgainAfter;
+      while (in_time && halts_ == seen) {
+        in_time = halted_.WaitUntil(&halt_mutex_, deadline);
+      }
+    }
+    if (in_time) continue;
+    for (const auto& runner : runners) runner->KickAgain();
+  }
 }
 
 void MicroVm::Resume() {
@@ -332,7 +372,10 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
   return {kind, end.status, registers};
 }
 
-void MicroVm::OnVcpuEnd(const vcpu::RunEnd& end) { End(Translate(end)); }
+void MicroVm::OnVcpuEnd(const vcpu::RunEnd& end) {
+  NoteHalt();
+  End(Translate(end));
+}
 
 void MicroVm::OnFatal(const absl::Status& status) {
   End({VmEnd::Kind::kConversion, status, std::string()});

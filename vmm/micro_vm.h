@@ -86,10 +86,11 @@ class MicroVm {
   // nest: the guest runs again after as many Resumes, and a Resume too many
   // does nothing. A VM that has ended stays so.
   //
-  // A conversion that a vCPU has begun, or waits for, completes first: the vCPU
-  // then stands between two instructions. So Pause may take as long as the rate
-  // limit delays a request, and whoever has paused broker() itself must resume
-  // it. Not from a callback.
+  // A conversion that is under way completes first. One that waits for its turn
+  // or for the rate limit stays where it is until Resume, its vCPU in the midst
+  // of the instruction that asked for it; all others stand between two
+  // instructions. So Pause takes no longer than the longest conversion under
+  // way. Not from a callback.
   void Pause();
   void Resume();
 
@@ -159,6 +160,11 @@ class MicroVm {
   void OnVerified();
   void OnBootMarker(uint8_t value, std::chrono::steady_clock::time_point when);
   void OnVcpuEnd(const vcpu::RunEnd& end);
+  // A vCPU has parked, ended, or begun to wait for a paused broker. Takes no
+  // lock but its own.
+  void NoteHalt();
+  // Waits until no vCPU of a VM that was asked to pause runs guest code.
+  void WaitForHalt(const std::vector<std::shared_ptr<vcpu::Runner>>& runners);
   // A page's state is uncertain.
   void OnFatal(const absl::Status& status);
   // For an ended VM: destroys the parts below, once nobody uses its memory.
@@ -197,6 +203,9 @@ class MicroVm {
 
   base::Mutex pause_mutex_;  // taken before parts_mutex_
   int pauses_ ABSL_GUARDED_BY(pause_mutex_) = 0;
+  base::Mutex halt_mutex_;  // nothing else is locked under it
+  base::CondVar halted_;
+  uint64_t halts_ ABSL_GUARDED_BY(halt_mutex_) = 0;
 
   mutable base::Mutex mutex_;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
