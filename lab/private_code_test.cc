@@ -207,7 +207,8 @@ TEST(PrivateCode, IsDecodedOnThePatchedKernelOnly) {
 
 TEST(PrivateCode, IsReadAndWrittenWhereItLies) {
   if (!IsPatched()) {
-    GTEST_SKIP() << "the unpatched kernel cannot decode private code";
+    GTEST_SKIP()
+        << "not applicable: the unpatched kernel cannot decode private code";
   }
   Guest guest;
   ASSERT_EQ(guest.Run(), KVM_EXIT_IO);

@@ -150,6 +150,14 @@ no /dev/kvm here
         self.assertEqual(count.exit_code(require_lab=False), 0)
         self.assertEqual(count.exit_code(require_lab=True), 1)
 
+    def test_a_case_skipped_in_the_lab_has_to_be_excused(self):
+        for reason, status in (("not applicable: here", 0), ("this host lacks it", 1)):
+            count = test_summary.Count()
+            text = self.LOG.replace("no /dev/kvm here", reason)
+            count.add("//a:lab", "PASSED", "lab: === //a:lab_main [patched]\n" + text)
+            self.assertEqual(count.exit_code(require_lab=False), 0)
+            self.assertEqual(count.exit_code(require_lab=True), status, reason)
+
     def test_failures(self):
         count = test_summary.Count()
         count.add("//a:b", "FAILED", "[  FAILED  ] A.B (1 ms)\n[  FAILED  ] A.B\n")

@@ -241,7 +241,9 @@ TEST_P(BackendVmTest, PauseAndResumeFromManyThreads) {
 // A guest that does nothing but convert: its requests complete before or after
 // the pause, the host's are refused in it, and none is lost.
 TEST_P(BackendVmTest, ConversionsGoOnAfterEachPause) {
-  if (GetParam() == BackendKind::kOff) GTEST_SKIP() << "converts nothing";
+  if (GetParam() == BackendKind::kOff) {
+    GTEST_SKIP() << "not applicable: converts nothing";
+  }
   if (!InLab()) GTEST_SKIP() << "VMMCALL is tried in the lab only";
   auto vm = Make(MicroKernel::kConvert);
   ASSERT_NE(vm, nullptr);
@@ -271,7 +273,9 @@ TEST_P(BackendVmTest, ConversionsGoOnAfterEachPause) {
 
 // Whatever a vCPU's request waits for, a pause does not wait for it.
 TEST_P(BackendVmTest, AVcpuThatWaitsForAConversionIsPaused) {
-  if (GetParam() == BackendKind::kOff) GTEST_SKIP() << "converts nothing";
+  if (GetParam() == BackendKind::kOff) {
+    GTEST_SKIP() << "not applicable: converts nothing";
+  }
   if (!InLab()) GTEST_SKIP() << "VMMCALL is tried in the lab only";
   auto vm = Make(MicroKernel::kConvert);
   ASSERT_NE(vm, nullptr);

@@ -163,7 +163,7 @@ class ShimBootTest : public ::testing::TestWithParam<ShimVm::Kind> {
     const char* lab = std::getenv("CLOISTER_IN_LAB");
     if (GetParam() == ShimVm::Kind::kSwProtected && lab != nullptr &&
         std::string(lab) == "unpatched") {
-      GTEST_SKIP() << "this kernel cannot decode private code";
+      GTEST_SKIP() << "not applicable: this kernel cannot decode private code";
     }
     if (!ShimVm::IsSupported(GetParam())) {
       ASSERT_EQ(std::getenv("CLOISTER_IN_LAB"), nullptr)
