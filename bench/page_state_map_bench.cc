@@ -5,11 +5,16 @@
 #include <malloc.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "benchmark/benchmark.h"
 #include "cloister/bench/page_state_peers.h"
 #include "cloister/memory/guest_address.h"
@@ -198,5 +203,109 @@ CLOISTER_BENCH_ALL(BM_Iterate, Arg(2)->Arg(64)->Arg(4096));
 CLOISTER_BENCH_ALL(BM_CheckerboardMemory, Arg(1)->Arg(64)->Iterations(1));
 BENCHMARK(BM_Accounting)->Iterations(1);
 
+// Prints as usual, and afterwards how the map does beside its peers, and which
+// marks it meets.
+class MarkReporter : public benchmark::ConsoleReporter {
+ public:
+  void ReportRuns(const std::vector<Run>& runs) override {
+    ConsoleReporter::ReportRuns(runs);
+    for (const Run& run : runs) {
+      // Of several repetitions the median counts.
+      if (run.run_type == Run::RT_Aggregate && run.aggregate_name != "median") {
+        continue;
+      }
+      Result& result = results_[run.run_name.str()];
+      if (result.median) continue;
+      result.median = run.run_type == Run::RT_Aggregate;
+      result.nanoseconds = run.GetAdjustedCPUTime();
+      for (const auto& [name, counter] : run.counters) {
+        result.counters[name] = counter.value;
+      }
+    }
+  }
+
+  // Whether all marks that were measured are met.
+  bool PrintSummary() {
+    std::printf("\n%-44s %9s %9s %9s  map beside bitmap, btree\n", "median",
+                "map", "bitmap", "btree");
+    for (const auto& [name, result] : results_) PrintPeers(name, result);
+    std::printf("\n");
+    Mark("BM_Set1GiB<Map>/0", "", 1000, "ns to set 1 GiB");
+    Mark("BM_Set1GiB<Map>/3", "", 1000, "ns to set 1 GiB, 3 pages off");
+    Mark("BM_Accounting/iterations:1", "entries_for_1GiB", 1,
+         "entries for 1 GiB");
+    Mark("BM_Accounting/iterations:1", "bits_per_page", 4,
+         "bits per page of a checkerboard, as counted");
+    for (const char* run : {"1", "64"}) {
+      Mark(absl::StrCat("BM_CheckerboardMemory<Map>/", run, "/iterations:1"),
+           "bits_per_page", 4,
+           absl::StrCat("bits per page, runs of ", run, ", as allocated"));
+    }
+    std::printf("marks: %s\n", met_ ? "all met" : "MISSED");
+    return met_;
+  }
+
+ private:
+  struct Result {
+    double nanoseconds = 0;
+    bool median = false;
+    std::map<std::string, double> counters;
+  };
+
+  static double ValueOf(const Result& result) {
+    auto bits = result.counters.find("bits_per_page");
+    if (bits != result.counters.end()) return bits->second;
+    auto items = result.counters.find("items_per_second");
+    return items != result.counters.end() && items->second > 0
+               ? 1e9 / items->second
+               : result.nanoseconds;
+  }
+  void PrintPeers(const std::string& name, const Result& map) {
+    std::vector<double> values = {ValueOf(map)};
+    for (const char* peer : {"<Bitmap>", "<Btree>"}) {
+      const auto found =
+          results_.find(absl::StrReplaceAll(name, {{"<Map>", peer}}));
+      if (found == results_.end() || found->first == name) return;
+      values.push_back(ValueOf(found->second));
+    }
+    std::printf("%-44s %9.2f %9.2f %9.2f  %.2f, %.2f\n", name.c_str(),
+                values[0], values[1], values[2], values[0] / values[1],
+                values[0] / values[2]);
+  }
+  // `counter` empty: the time. What a filter left out is no mark.
+  void Mark(const std::string& name, const std::string& counter, double limit,
+            const std::string& what) {
+    auto found = results_.find(name);
+    if (found == results_.end()) return;
+    const double value = counter.empty() ? found->second.nanoseconds
+                                         : found->second.counters[counter];
+    const bool ok = value <= limit;
+    met_ &= ok;
+    std::printf("mark: %.2f %s, at most %.0f: %s\n", value, what.c_str(), limit,
+                ok ? "pass" : "FAIL");
+  }
+
+  std::map<std::string, Result> results_;
+  bool met_ = true;
+};
+
 }  // namespace
 }  // namespace cloister::bench
+
+int main(int argc, char** argv) {
+  // In turn and several times, as numbers of a shared machine should be taken;
+  // what the command line says comes later and wins.
+  std::vector<std::string> words = {
+      argv[0], "--benchmark_enable_random_interleaving=true",
+      "--benchmark_repetitions=5", "--benchmark_report_aggregates_only=true",
+      "--benchmark_min_time=0.05"};
+  words.insert(words.end(), argv + 1, argv + argc);
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  int count = static_cast<int>(arguments.size());
+  benchmark::Initialize(&count, arguments.data());
+  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
+  cloister::bench::MarkReporter reporter;
+  benchmark::RunSpecifiedBenchmarks(&reporter);
+  return reporter.PrintSummary() ? 0 : 1;
+}
