@@ -147,12 +147,19 @@ std::string RateTable(const char* title,
   return text;
 }
 
-size_t TerminalWidth() {
+struct TerminalSize {
+  size_t columns = 80, rows = 24;
+};
+
+// As it is now: it may change at any time. What says nothing has the usual
+// size.
+TerminalSize SizeOfTerminal() {
   winsize size = {};
-  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col < 40) {
-    return 80;
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0 ||
+      size.ws_row == 0) {
+    return {};
   }
-  return std::min<size_t>(size.ws_col, 200);
+  return {std::clamp<size_t>(size.ws_col, 40, 200), size.ws_row};
 }
 
 // Keys without Enter and without echo, and signals as a descriptor, while it
@@ -210,7 +217,7 @@ void Draw(const std::string& screen) {
     if (c == '\n') text += "\x1b[K";
     text += c;
   }
-  text += "\x1b[J";
+  text += "\x1b[K\x1b[J";
   std::fputs(text.c_str(), stdout);
   std::fflush(stdout);
 }
@@ -291,6 +298,21 @@ std::string TopScreen::Bar(const TopSample& sample) const {
   return bar + kReset;
 }
 
+// What the colours mean, with sizes; "twice" is memory that both sides hold.
+std::string TopScreen::Legend(const TopSample& sample) const {
+  const auto entry = [](const char* colour, const char* name, uint64_t bytes) {
+    return absl::StrFormat("  %s█%s %s %s", colour, kReset, name,
+                           Bytes(static_cast<double>(bytes)));
+  };
+  // At most 22 columns each, and 18.
+  const bool narrow = width_ < 84;
+  return absl::StrCat(
+      entry(kPrivate, "private", sample.private_bytes),
+      entry(kShared, "shared", sample.shared_bytes), narrow ? "\n" : "",
+      entry(kAliased, "aliased", sample.aliased_bytes), "  twice ",
+      Bytes(static_cast<double>(sample.double_backed_bytes)), "\n");
+}
+
 std::string TopScreen::Sparkline() const {
   constexpr const char* kBlocks[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   double most = 1;
@@ -314,18 +336,12 @@ std::string TopScreen::Render(const TopSample& sample) {
         seconds;
     history_.push_back(rate);
   }
-  while (history_.size() > width_ - 32) history_.pop_front();
+  while (history_.size() > width_ - 34) history_.pop_front();
   std::string text =
       absl::StrFormat("%s%s%s  %s  %s  up %.0f s\n\n", kBold, sample.id, kReset,
                       sample.state, sample.backend, sample.seconds);
   absl::StrAppend(&text, "  ", Bar(sample), "\n");
-  absl::StrAppendFormat(
-      &text,
-      "  %s█%s private %s  %s█%s shared %s  %s█%s aliased %s  twice %s\n\n",
-      kPrivate, kReset, Bytes(static_cast<double>(sample.private_bytes)),
-      kShared, kReset, Bytes(static_cast<double>(sample.shared_bytes)),
-      kAliased, kReset, Bytes(static_cast<double>(sample.aliased_bytes)),
-      Bytes(static_cast<double>(sample.double_backed_bytes)));
+  absl::StrAppend(&text, Legend(sample), "\n");
   absl::StrAppendFormat(&text, "%sconversions/s%s %6s %9s/s %s%s%s\n\n", kBold,
                         kReset, Rate(rate), Bytes(byte_rate), kShared,
                         Sparkline(), kReset);
@@ -341,6 +357,17 @@ std::string TopScreen::Render(const TopSample& sample) {
   return text;
 }
 
+std::string FitRows(absl::string_view screen, absl::string_view last,
+                    size_t rows) {
+  std::string text;
+  for (size_t row = 1; row < rows && !screen.empty(); ++row) {
+    const size_t line = std::min(screen.find('\n'), screen.size() - 1) + 1;
+    absl::StrAppend(&text, screen.substr(0, line));
+    screen.remove_prefix(line);
+  }
+  return absl::StrCat(text, last);
+}
+
 absl::Status RunTop(api::Client& client, std::chrono::milliseconds interval,
                     bool once) {
   if (once) {
@@ -354,7 +381,7 @@ absl::Status RunTop(api::Client& client, std::chrono::milliseconds interval,
     return absl::OkStatus();
   }
   Keys keys;
-  TopScreen screen(TerminalWidth());
+  TopScreen screen;
   std::fputs("\x1b[?1049h\x1b[?25l", stdout);
   absl::Status status;
   do {
@@ -363,7 +390,9 @@ absl::Status RunTop(api::Client& client, std::chrono::milliseconds interval,
       status = sample.status();
       break;
     }
-    Draw(screen.Render(*sample) + "\n  q leaves\n");
+    const TerminalSize size = SizeOfTerminal();
+    screen.set_width(size.columns);
+    Draw(FitRows(screen.Render(*sample), "  q leaves", size.rows));
   } while (!keys.WaitForQuit(interval));
   std::fputs("\x1b[?25h\x1b[?1049l", stdout);
   std::fflush(stdout);

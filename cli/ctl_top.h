@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "cloister/api/client.h"
 #include "cloister/api/json.h"
 
@@ -47,13 +48,17 @@ absl::StatusOr<TopSample> ParseTopSample(const std::string& instance,
 // second. Colours by terminal escapes.
 class TopScreen {
  public:
+  // `width` is 40 columns or more.
   explicit TopScreen(size_t width = 80) : width_(width) {}
+  // The terminal has another width now.
+  void set_width(size_t width) { width_ = width; }
 
   // Lines without escapes that move the cursor; each ends in a newline.
   std::string Render(const TopSample& sample);
 
  private:
   std::string Bar(const TopSample& sample) const;
+  std::string Legend(const TopSample& sample) const;
   std::string Sparkline() const;
 
   size_t width_;
@@ -61,6 +66,11 @@ class TopScreen {
   TopSample last_;
   std::deque<double> history_;  // conversions per second, oldest first
 };
+
+// The first lines of `screen`, as many as leave room for `last` in `rows`; then
+// `last`, a line without its newline.
+std::string FitRows(absl::string_view screen, absl::string_view last,
+                    size_t rows);
 
 // Shows the screen until q, Ctrl-C or the end of the VM; `once`: one screen
 // after one interval, then returns.

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "cloister/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -78,6 +79,49 @@ TEST(CtlTopTest, RatesOfDevicesFitTheScreen) {
     EXPECT_LE(line.size(), width) << line;
     EXPECT_THAT(line, HasSubstr("counter0      100")) << "the largest first";
   }
+}
+
+// How many columns a line takes: escapes none, a character of UTF-8 one.
+size_t Columns(const std::string& line) {
+  size_t columns = 0;
+  for (size_t at = 0; at < line.size(); ++at) {
+    if (line[at] == '\x1b') {
+      at = line.find('m', at);
+    } else if ((line[at] & 0xc0) != 0x80) {
+      ++columns;
+    }
+  }
+  return columns;
+}
+
+TEST(CtlTopTest, NoLineIsWiderThanTheScreen) {
+  constexpr char kHuge[] =
+      "{\"bytes\":{\"private\":1098437885952,\"shared\":1098437885952,"
+      "\"aliased\":1098437885952},\"segments\":[]}";
+  for (size_t width : {40, 50, 80, 84, 100, 200}) {
+    TopScreen screen(width);
+    std::string text;
+    // Enough for the history to be full.
+    for (uint64_t i = 1; i < 250; ++i) {
+      ASSERT_OK_AND_ASSIGN(
+          TopSample sample,
+          ParseTopSample(kInstance,
+                         Metrics(i * 1000000, i * i * 12345, i * 999999),
+                         kHuge));
+      text = screen.Render(sample);
+    }
+    for (absl::string_view line : absl::StrSplit(text, '\n')) {
+      EXPECT_LE(Columns(std::string(line)), width) << line;
+    }
+  }
+}
+
+TEST(CtlTopTest, ShortTerminalsKeepTheTopAndTheLastLine) {
+  EXPECT_EQ(FitRows("a\nb\nc\n", "q", 24), "a\nb\nc\nq");
+  EXPECT_EQ(FitRows("a\nb\nc\n", "q", 4), "a\nb\nc\nq");
+  EXPECT_EQ(FitRows("a\nb\nc\n", "q", 3), "a\nb\nq");
+  EXPECT_EQ(FitRows("a\nb\nc\n", "q", 1), "q");
+  EXPECT_EQ(FitRows("", "q", 3), "q");
 }
 
 TEST(CtlTopTest, NamesCannotDrawOnTheTerminal) {
