@@ -2,6 +2,7 @@
 #include "cloister/cli/sandbox/sandbox.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -30,6 +31,8 @@ constexpr bool kSanitizer = false;
 #else
 constexpr bool kSanitizer = false;
 #endif
+
+constexpr int kHeaps = 8;
 
 }  // namespace
 
@@ -63,6 +66,9 @@ absl::StatusOr<std::unique_ptr<Sandbox>> Sandbox::Create(
   // The C library opens /etc/localtime when a thread, any of them, first asks
   // for a date (the guest's clock).
   ::tzset();
+  // And how many processors there are in /sys, when the ninth thread first
+  // allocates memory, to decide how many heaps there may be. It may be told.
+  ::mallopt(M_ARENA_MAX, kHeaps);
   vmm::SeccompFacts facts;
   facts.process = ::getpid();
   facts.uid = identity.uid;
