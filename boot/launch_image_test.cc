@@ -124,19 +124,5 @@ TEST(LaunchImageTest, EveryTypeHasAName) {
   }
 }
 
-TEST(SharedBytesTest, SlicesShareOwnership) {
-  std::optional<SharedBytes> slice;
-  {
-    SharedBytes bytes(std::vector<uint8_t>{1, 2, 3});
-    slice = bytes.Slice(1, 2);
-    EXPECT_EQ(bytes.Slice(1, 3), std::nullopt);
-    EXPECT_EQ(bytes.Slice(4, 0), std::nullopt);
-    EXPECT_EQ(bytes.Slice(1, UINT64_MAX), std::nullopt);
-    EXPECT_TRUE(bytes.Slice(3, 0).has_value());
-  }
-  ASSERT_TRUE(slice.has_value());
-  EXPECT_THAT(slice->span(), ElementsAre(2, 3));
-}
-
 }  // namespace
 }  // namespace cloister::boot

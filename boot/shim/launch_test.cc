@@ -5,7 +5,6 @@
 #include <cstring>
 #include <functional>
 
-#include "absl/numeric/bits.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/shim/handover_reader.h"
 #include "cloister/boot/shim/layout.h"
@@ -43,32 +42,6 @@ LaunchOptions Sample() {
   options.vcpus = 2;
   options.platform = "cpu=test\n";
   return options;
-}
-
-TEST(ShimStatusTest, OneFlippedBitNeverSaysVerified) {
-  const auto verified = static_cast<unsigned>(Status::kVerified);
-  int values = 0;
-  for (unsigned value = 0; value < 256; ++value) {
-    auto status = static_cast<Status>(value);
-    if (RefusalText(status) == nullptr && status != Status::kPrivate) continue;
-    ++values;
-    EXPECT_GE(absl::popcount(value ^ verified), 3) << value;
-  }
-  EXPECT_EQ(values, 9);  // Eight refusals and the report of progress.
-}
-
-TEST(ShimImageTest, IsSmallAndBeginsAsTheLayoutSays) {
-  absl::Span<const uint8_t> image = ShimImage();
-  ASSERT_GT(image.size(), kDigestSlot + kDigestSize);
-  EXPECT_LE(image.size(), kImageMax);
-  EXPECT_EQ(image.size() % 8, 0u);
-  for (uint64_t entry : {kSharedEntry, kPrivateEntry}) {
-    EXPECT_TRUE(image[entry] == 0xeb || image[entry] == 0xe9)
-        << "no jump at " << entry;
-  }
-  for (size_t i = 0; i < kDigestSize; ++i) {
-    EXPECT_EQ(image[kDigestSlot + i], 0);
-  }
 }
 
 TEST(ShimLaunchTest, PlacesShimTablesAndHandoverInTheReservedRange) {
