@@ -18,26 +18,6 @@ constexpr std::chrono::milliseconds kKickAgainAfter(10);
 
 }  // namespace
 
-absl::string_view VmEndName(VmEnd::Kind kind) {
-  switch (kind) {
-    case VmEnd::Kind::kPowerOff:
-      return "power off";
-    case VmEnd::Kind::kReset:
-      return "reset";
-    case VmEnd::Kind::kStopped:
-      return "stopped";
-    case VmEnd::Kind::kTripleFault:
-      return "triple fault";
-    case VmEnd::Kind::kNotVerified:
-      return "launch not verified";
-    case VmEnd::Kind::kConversion:
-      return "conversion refused";
-    case VmEnd::Kind::kInternalError:
-      return "internal error";
-  }
-  return "unknown";
-}
-
 MicroVm::MicroVm(VmHooks hooks) : hooks_(std::move(hooks)) {}
 
 MicroVm::~MicroVm() {
