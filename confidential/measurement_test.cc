@@ -6,7 +6,6 @@
 
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/shim/shim_image.h"
-#include "cloister/confidential/measurement_json.h"
 
 namespace cloister::confidential {
 namespace {
@@ -154,39 +153,6 @@ TEST(MeasurementTest, RefusesAnImageWithoutASlotOrTooLarge) {
   shim::LaunchOptions bad = Sample();
   bad.vcpus = 0;
   EXPECT_THAT(Measure(bad), StatusIs(absl::StatusCode::kInvalidArgument));
-}
-
-TEST(MeasurementJsonTest, ListsTheInputsInHashingOrder) {
-  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(Sample()));
-  const std::string hash =
-      "\"digest\": \"" + shim::DigestHex(report.shim) + "\"";
-  const std::string expected =
-      "{\n"
-      "  \"digest\": \"" +
-      shim::DigestHex(report.digest) +
-      "\",\n"
-      "  \"format\": 1,\n"
-      "  \"inputs\": [\n"
-      "    {\"type\": \"shim\", \"length\": " +
-      std::to_string(report.shim_size) + ", " + hash +
-      "},\n"
-      "    {\"type\": \"start state\", \"shim\": \"0x1000000\", "
-      "\"entry\": \"0x200000\", \"boot_params\": \"0x100000\", "
-      "\"vcpus\": 1, \"hypercalls\": true, \"platform\": "
-      "\"" +
-      shim::DigestHex(report.inputs.platform) +
-      "\", "
-      "\"ram\": [{\"gpa\": \"0x0\", \"size\": 33554432}]},\n"
-      // SHA-256 of 01 02 03 04 05, checked with an independent tool.
-      "    {\"type\": \"kernel segment\", \"gpa\": \"0x200000\", "
-      "\"length\": 5, \"memory_size\": 36864, \"digest\": "
-      "\"74f81fe167d99b4cb41d6d0ccda82278caee9f3e2f25d5e5a3936ff3dcec60d0\"},"
-      "\n";
-  std::string json = MeasurementJson(report);
-  EXPECT_EQ(json.substr(0, expected.size()), expected);
-  EXPECT_THAT(json, HasSubstr("\"type\": \"ACPI tables\", \"gpa\": "
-                              "\"0x103000\", \"length\": 1,"));
-  EXPECT_EQ(json.substr(json.size() - 9), "\"}\n  ]\n}\n");
 }
 
 }  // namespace

@@ -205,8 +205,8 @@ int FakeKvm::State::CreateGuestMemfd(
       argument.size % 4096 != 0) {
     return Fail(EINVAL);
   }
-  // Like KVM's, not close-on-exec.
-  int fd = NewFd(FakeKind::kGuestMemfd, "fake-guest-memfd", 0);
+  // Like KVM's, not close-on-exec. A size that nobody changes is a seal here.
+  int fd = NewFd(FakeKind::kGuestMemfd, "fake-guest-memfd", MFD_ALLOW_SEALING);
   if (fd < 0) return -1;
   if (ftruncate(fd, static_cast<off_t>(argument.size)) < 0) {
     int error = errno;
