@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
                              parsed.command_line->log_level,
                              /*per_second=*/100);
   absl::Status ready = cloister::cli::ForbidNewPrivileges();
+  if (ready.ok()) ready = cloister::cli::RaiseFileLimit();
   if (ready.ok()) {
     ready = cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
   }

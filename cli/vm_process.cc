@@ -25,6 +25,18 @@ absl::Status ForbidDumps() {
   return absl::OkStatus();
 }
 
+absl::Status RaiseFileLimit() {
+  rlimit files = {};
+  if (::getrlimit(RLIMIT_NOFILE, &files) < 0) {
+    return base::ErrnoStatus(errno, "getrlimit RLIMIT_NOFILE");
+  }
+  files.rlim_cur = files.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &files) < 0) {
+    return base::ErrnoStatus(errno, "setrlimit RLIMIT_NOFILE");
+  }
+  return absl::OkStatus();
+}
+
 int ExitCodeFor(vmm::VmEnd::Kind kind) {
   using Kind = vmm::VmEnd::Kind;
   switch (kind) {

@@ -33,6 +33,11 @@ int KickSignal();
 // monitor may see of a guest.
 absl::Status ForbidDumps();
 
+// Lets the process have as many files open as its hard limit says: each vCPU,
+// device and connection is one or more, and the usual soft limit, 1024, is
+// below the number of vCPUs that KVM takes. Nothing here uses select(2).
+absl::Status RaiseFileLimit();
+
 // The ExitCode for the end of a VM.
 int ExitCodeFor(vmm::VmEnd::Kind kind);
 

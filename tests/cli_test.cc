@@ -208,6 +208,41 @@ INSTANTIATE_TEST_SUITE_P(, NoKvmTest, ::testing::Bool(), [](const auto& info) {
   return info.param ? "Forbidden" : "Missing";
 });
 
+// ---- As many vCPUs as KVM takes ----
+
+std::string EchoKernel();
+
+// Each vCPU is a file, and the soft limit of files is 1024 on most machines.
+TEST(ManyCpusTest, AsManyAsKvmTakesAndNotOneMore) {
+  auto json = nlohmann::json::parse(RunCloister({"doctor", "--json"}).output,
+                                    nullptr, false);
+  ASSERT_FALSE(json.is_discarded());
+  if (!json["kvm"]["usable"].get<bool>()) {
+    GTEST_SKIP() << "no /dev/kvm here that this user may open";
+  }
+  const int most = json["kvm"]["capabilities"]["max_vcpus"].get<int>();
+  auto start = [&](int cpus) {
+    return GuestProcess::Start(
+        {"cli/cloister", "run", "--kernel", EchoKernel(), "--memory", "64M",
+         "--confidential", "off", "--cpus", std::to_string(cpus)},
+        [] {
+          rlimit files = {};
+          ::getrlimit(RLIMIT_NOFILE, &files);
+          files.rlim_cur = 256;
+          ::setrlimit(RLIMIT_NOFILE, &files);
+        });
+  };
+  ASSERT_OK_AND_ASSIGN(auto refused, start(most + 1));
+  ASSERT_OK_AND_ASSIGN(int code, refused->Wait());
+  EXPECT_EQ(code, 1);
+  EXPECT_THAT(refused->output(), HasSubstr("--cpus: "));
+  ASSERT_OK_AND_ASSIGN(auto process, start(most));
+  ASSERT_OK(process->Expect("echo here"));
+  process->Signal(SIGTERM);
+  ASSERT_OK_AND_ASSIGN(code, process->Wait());
+  EXPECT_EQ(code, 128 + SIGTERM) << process->output();
+}
+
 // ---- Standard descriptors that are not open ----
 
 std::string EchoKernel() {

@@ -21,7 +21,6 @@
 namespace cloister::cli {
 namespace {
 
-using ::cloister::base::StatusIs;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -159,36 +158,6 @@ TEST_F(SandboxTest, OnlyRootCanBecomeSomebodyElse) {
   ::setenv("SANDBOX_TEST_CHILD", child, 1);
   EXPECT_EQ(result.exit_code, 1) << result.output;
   EXPECT_THAT(result.output, HasSubstr("--group: setresgid: EPERM"));
-}
-
-TEST(IdentityTest, MistakesNameTheOption) {
-  for (const char* user : {"root", "0"}) {
-    EXPECT_THAT(
-        ResolveIdentity(user, "").status(),
-        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--user")));
-  }
-  EXPECT_THAT(ResolveIdentity("no-such-user-here", "").status(),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("--user no-such-user-here")));
-  EXPECT_THAT(ResolveIdentity("", "no-such-group-here").status(),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("--group no-such-group-here")));
-  EXPECT_THAT(ResolveIdentity("4294967295", "1").status(),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(ResolveIdentity("99999999999", "1").status(),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  // No account, so no group of its own.
-  EXPECT_THAT(
-      ResolveIdentity("3999999999", "").status(),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--group")));
-}
-
-TEST(IdentityTest, NumbersNeedNoAccount) {
-  ASSERT_OK_AND_ASSIGN(Identity identity, ResolveIdentity("3999999999", "77"));
-  EXPECT_EQ(identity.uid, 3999999999u);
-  EXPECT_EQ(identity.gid, 77u);
-  ASSERT_OK_AND_ASSIGN(identity, ResolveIdentity("", ""));
-  EXPECT_TRUE(identity.empty());
 }
 
 }  // namespace
