@@ -3,11 +3,13 @@
 """The checks of `./dev lint` must be able to fail: each gets what it forbids."""
 
 import os
+import pathlib
 import tempfile
 import unittest
 
 import check_deps
 import check_guest_memory
+import clang_tidy
 import test_summary
 
 
@@ -81,6 +83,28 @@ class OwnTests(unittest.TestCase):
             "program //a:user_test",
         ):
             self.assertEqual(len(self.problems(rules, {**good, "//a:b": excuse})), 1, excuse)
+
+
+class ClangTidy(unittest.TestCase):
+    def test_what_is_looked_at_and_when_again(self):
+        with tempfile.TemporaryDirectory() as name:
+            root = pathlib.Path(name)
+            (root / "a").mkdir()
+            files = {
+                "a/b.cc": '#include "cloister/a/b.h"\n',
+                "a/b.h": '#include "cloister/a/c.h"\n',
+                "a/c.h": "int c;\n",
+                "a/b_test.cc": "",
+            }
+            for path, text in files.items():
+                (root / path).write_text(text)
+            self.assertEqual(clang_tidy.subjects([*files, "a/gone.cc", "x.py"], root), ["a/b.cc"])
+            self.assertEqual(clang_tidy.closure("a/b.cc", root), ["a/b.cc", "a/b.h", "a/c.h"])
+            before = clang_tidy.key("a/b.cc", root, b"1")
+            self.assertEqual(clang_tidy.key("a/b.cc", root, b"1"), before)
+            self.assertNotEqual(clang_tidy.key("a/b.cc", root, b"2"), before)
+            (root / "a/c.h").write_text("int d;\n")
+            self.assertNotEqual(clang_tidy.key("a/b.cc", root, b"1"), before)
 
 
 class GuestMemory(unittest.TestCase):

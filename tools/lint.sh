@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything `./dev lint` checks. Each step says what it looks at; all steps run
-# even when one fails.
+# even when one fails. With --all, clang-tidy looks at every file, not only at
+# those that changed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 status=0
@@ -17,7 +18,7 @@ step() { # NAME COMMAND...
   fi
 }
 
-format() { git ls-files '*.h' '*.cc' | xargs -r clang-format --dry-run -Werror; }
+format() { git ls-files '*.h' '*.cc' '*.c' | xargs -r clang-format --dry-run -Werror; }
 
 spdx() {
   local missing
@@ -67,6 +68,7 @@ step "guest memory by pointer" python3 -B tools/check_guest_memory.py
 step "dependency rules" python3 -B tools/check_deps.py
 step "thread-safety analysis is on" thread_safety_works
 step "layering_check is on" layering_works
+step "clang-tidy" python3 -B tools/clang_tidy.py "$@"
 step "OpenAPI document" tools/openapi.sh
 step "clang: thread safety, layering" clang_build
 exit $status
