@@ -33,6 +33,7 @@ void DeviceRunner::Start(Activation activation) {
   activation_ = std::move(activation);
   broken_ = false;
   ++generation_;
+  again_ = 0;
   if (!Check(handler_->OnStart())) return;
   for (const Activation::ActiveQueue& active : activation_->queues) {
     const uint16_t index = active.index;
@@ -90,8 +91,13 @@ void DeviceRunner::Signal(uint16_t index) {
 }
 
 void DeviceRunner::Again(uint16_t index) {
-  loop().Post([this, index, generation = generation_] {
-    if (active() && generation == generation_) handler_->OnKick(index);
+  const uint64_t bit = uint64_t{1} << index;
+  if ((again_ & bit) != 0) return;
+  again_ |= bit;
+  loop().Post([this, index, bit, generation = generation_] {
+    if (generation != generation_) return;
+    again_ &= ~bit;
+    if (active()) handler_->OnKick(index);
   });
 }
 

@@ -88,7 +88,9 @@ class DeviceRunner {
       absl::FunctionRef<absl::StatusOr<Next>(Queue& queue, Chain chain)> serve);
   // Tells the driver of used buffers, if it wants to know.
   void Signal(uint16_t index);
-  // OnKick(index) once more, after the events that wait already.
+  // OnKick(index) once more, in a later round of the worker's loop: once for
+  // all calls until then, or a driver's kicks would pile up turns before which
+  // other events, a reset for one, have to wait.
   void Again(uint16_t index);
 
   // Reports DEVICE_NEEDS_RESET and stops; false if `status` is not OK.
@@ -110,6 +112,7 @@ class DeviceRunner {
   std::optional<Activation> activation_;
   bool broken_ = false;
   uint64_t generation_ = 0;  // of activations
+  uint64_t again_ = 0;       // queues that are owed a turn: bits
 
   const std::unique_ptr<Worker> worker_;
 };

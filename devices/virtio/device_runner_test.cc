@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <future>
 #include <memory>
 #include <utility>
@@ -10,6 +11,7 @@
 
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/driver_fake_queue.h"
 #include "gtest/gtest.h"
 
 namespace cloister::devices::virtio {
@@ -38,10 +40,12 @@ class Echo : public VirtioDevice, private DeviceRunner::Handler {
     runner_.Reset(std::move(done));
   }
 
-  std::atomic<int> starts{0}, stops{0};
+  std::atomic<int> starts{0}, stops{0}, kicks{0};
   std::atomic<bool> refuse_start{false};
   std::atomic<bool> fail{false};
   std::atomic<bool> hold{false};
+  // If set, called after a request was pushed; then the turn ends.
+  std::function<void()> after_push;
   DeviceRunner& runner() { return runner_; }
 
  private:
@@ -53,6 +57,7 @@ class Echo : public VirtioDevice, private DeviceRunner::Handler {
     return absl::OkStatus();
   }
   void OnKick(uint16_t queue) override {
+    ++kicks;
     runner_.Serve(queue,
                   [this](Queue& queue,
                          Chain chain) -> absl::StatusOr<DeviceRunner::Next> {
@@ -64,6 +69,10 @@ class Echo : public VirtioDevice, private DeviceRunner::Handler {
                     }
                     absl::Status status = queue.Push(std::move(chain), 0);
                     if (!status.ok()) return status;
+                    if (after_push) {
+                      after_push();
+                      return DeviceRunner::Next::kStop;
+                    }
                     return DeviceRunner::Next::kMore;
                   });
   }
@@ -113,6 +122,32 @@ TEST_F(DeviceRunnerTest, SeesWhatWasThereBeforeTheFirstKick) {
   }
 }
 
+// A driver that kicks all the time must not make turns pile up: whatever waits
+// behind them, the reset for one, would wait longer with every kick.
+TEST_F(DeviceRunnerTest, OwesAQueueOneMoreTurnAtMost) {
+  ASSERT_OK(driver_->Activate());
+  std::promise<int> before, after;
+  base::EventLoop& loop = echo_->runner().loop();
+  loop.Post([&] {
+    before.set_value(echo_->kicks);
+    for (int i = 0; i < 100; ++i) {
+      echo_->runner().Again(0);
+      echo_->runner().Again(1);
+    }
+    loop.Post([&] { after.set_value(echo_->kicks); });
+  });
+  EXPECT_EQ(after.get_future().get() - before.get_future().get(), 2);
+}
+
+TEST_F(DeviceRunnerTest, OwesNothingToTheNextActivation) {
+  ASSERT_OK(driver_->Activate());
+  base::EventLoop& loop = echo_->runner().loop();
+  loop.Post([&] { echo_->runner().Again(0); });
+  ASSERT_TRUE(driver_->Reset());
+  ASSERT_OK(driver_->Activate());
+  EXPECT_THAT(driver_->Run(0, {Some()}), IsOkAndHolds(0u));
+}
+
 TEST_F(DeviceRunnerTest, ResetsAtOnceWhatIsNotActive) {
   bool done = false;
   echo_->Reset([&done] { done = true; });
@@ -137,6 +172,96 @@ TEST_F(DeviceRunnerTest, ADeviceThatCannotStartNeedsAReset) {
   EXPECT_TRUE(driver_->interrupts().WaitForReset());
   ASSERT_TRUE(driver_->Reset());
   EXPECT_EQ(echo_->stops, 1);
+}
+
+TEST_F(DeviceRunnerTest, TheFirstMistakeCountsOnly) {
+  ASSERT_OK(driver_->Activate());
+  std::promise<void> done;
+  echo_->runner().loop().Post([&] {
+    EXPECT_TRUE(echo_->runner().Check(absl::OkStatus()));
+    EXPECT_FALSE(echo_->runner().Check(absl::InternalError("first")));
+    EXPECT_FALSE(echo_->runner().Check(absl::InternalError("second")));
+    EXPECT_FALSE(echo_->runner().active());
+    EXPECT_EQ(echo_->runner().queue(0), nullptr);
+    done.set_value();
+  });
+  done.get_future().wait();
+  EXPECT_EQ(driver_->interrupts().reset_reason()->message(), "first");
+  EXPECT_EQ(echo_->stops, 1);
+}
+
+TEST_F(DeviceRunnerTest, HasNothingBeforeItIsActive) {
+  std::promise<void> done;
+  echo_->runner().loop().Post([&] {
+    EXPECT_EQ(echo_->runner().features(), 0u);
+    EXPECT_EQ(echo_->runner().interrupts(), nullptr);
+    EXPECT_EQ(echo_->runner().queue(0), nullptr);
+    EXPECT_FALSE(echo_->runner().Check(absl::InternalError("nobody")));
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+TEST_F(DeviceRunnerTest, AQueueThatTheDriverDidNotEnableIsLeftAlone) {
+  FakeDriver::Options options;
+  options.queues = {0};
+  FakeDriver driver(*echo_, ram_, options);
+  ASSERT_OK(driver.Activate());
+  std::promise<void> done;
+  echo_->runner().loop().Post([&] {
+    EXPECT_EQ(echo_->runner().queue(1), nullptr);
+    echo_->runner().Signal(1);
+    echo_->runner().Again(1);
+    echo_->runner().loop().Post([&] { done.set_value(); });
+  });
+  done.get_future().wait();
+  EXPECT_THAT(driver.Run(0, {Some()}), IsOkAndHolds(0u));
+}
+
+TEST_F(DeviceRunnerTest, ARingThatGoesAwayBeforeTheInterruptNeedsAReset) {
+  ASSERT_OK(driver_->Activate());
+  echo_->after_push = [this] {
+    ram_.SetState(driver_->queue(0).config().driver, 1,
+                  memory::PageState::kPrivate);
+  };
+  ASSERT_TRUE(driver_->queue(0).Offer({{Some()}}).has_value());
+  driver_->Kick(0);
+  ASSERT_TRUE(driver_->interrupts().WaitForReset());
+  EXPECT_EQ(QueueErrorOf(*driver_->interrupts().reset_reason()),
+            QueueError::kRingNotShared);
+}
+
+TEST_F(DeviceRunnerTest, SeesARequestThatComesAsItStopsLooking) {
+  bool once = false;
+  std::promise<void> offered;
+  FakeDriver::Options options;
+  options.queues = {0};
+  FakeDriver* late = nullptr;
+  options.wrap = [&](uint16_t, std::unique_ptr<Queue> queue) {
+    return std::make_unique<LateQueue>(std::move(queue), [&] {
+      if (std::exchange(once, true)) return false;
+      EXPECT_TRUE(late->queue(0).Offer({{Some()}}).has_value());
+      offered.set_value();
+      return false;
+    });
+  };
+  FakeDriver driver(*echo_, ram_, options);
+  late = &driver;
+  ASSERT_OK(driver.Activate());
+  offered.get_future().wait();
+  EXPECT_OK(driver.WaitUsed(0));
+}
+
+TEST_F(DeviceRunnerTest, ADriverThatOnlyPretendsDoesNotHoldTheWorker) {
+  FakeDriver::Options options;
+  options.wrap = [](uint16_t, std::unique_ptr<Queue> queue) {
+    return std::make_unique<LateQueue>(std::move(queue), [] { return true; });
+  };
+  FakeDriver driver(*echo_, ram_, options);
+  ASSERT_OK(driver.Activate());
+  ASSERT_TRUE(driver.queue(0).Offer({{Some()}}).has_value());
+  EXPECT_OK(driver.WaitUsed(0));
+  EXPECT_TRUE(driver.Reset());
 }
 
 TEST_F(DeviceRunnerTest, NothingRunsAfterShutdown) {

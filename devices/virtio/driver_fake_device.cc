@@ -120,6 +120,7 @@ absl::Status FakeDriver::Activate() {
     line.driver = std::make_unique<DriverFake>(ram_, options);
     ASSIGN_OR_RETURN(std::unique_ptr<Queue> queue,
                      Queue::Create(line.driver->config(), ram_.view()));
+    if (options_.wrap) queue = options_.wrap(index, std::move(queue));
     activation.queues.push_back({index, std::move(queue), &line.kick});
   }
   active_ = true;

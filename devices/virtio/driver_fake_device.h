@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "cloister/devices/virtio/device.h"
 #include "cloister/devices/virtio/driver_fake.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
+#include "cloister/devices/virtio/queue.h"
 
 namespace cloister::devices::virtio {
 
@@ -62,6 +64,9 @@ class FakeDriver {
     uint16_t queue_size = 256;
     // Only these queues are enabled; empty: all.
     std::vector<uint16_t> queues = {};
+    // If set, what the device gets instead of each queue.
+    std::function<std::unique_ptr<Queue>(uint16_t, std::unique_ptr<Queue>)>
+        wrap = nullptr;
   };
 
   // Both must outlive the driver.
