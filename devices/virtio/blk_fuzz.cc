@@ -21,9 +21,12 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "cloister/base/bytes.h"
+#include "cloister/base/log.h"
 #include "cloister/devices/rate_limiter.h"
 #include "cloister/devices/virtio/blk.h"
 #include "cloister/devices/virtio/blk_request.h"
@@ -95,11 +98,18 @@ struct Disk {
   const int fd;
 };
 
+// A transfer between the disk and memory that is not shared, which is out of
+// the device's reach: the kernel says EFAULT, and the device logs it.
+void FindFault(base::LogLevel, absl::string_view line) {
+  Require(!absl::StrContains(line, "EFAULT"), "memory out of reach");
+}
+
 class Session {
  public:
   Session(Disk& disk, Input& data)
       : disk_(disk), data_(data), pages_(ram_.AllocPages(kPages)) {
     Blk::Options options;
+    options.logger = &log_;
     options.file = {disk.path(), data.Flip(), data.Flip()};
     // Where memory has no O_DIRECT there is no such disk.
     options.file.direct =
@@ -312,6 +322,7 @@ class Session {
   const GuestAddress pages_;
   bool private_[kPages] = {};
   uint64_t size_ = kDiskSize;
+  base::Logger log_{FindFault, base::LogLevel::kWarning};
   DiskFault fault_;
   base::EventLoop* loop_ = nullptr;
   std::unique_ptr<Blk> blk_;

@@ -194,6 +194,8 @@ class HostileDriver {
     const memory::GuestAddress at = *pages_.Plus(page * memory::kPageSize);
     if (private_[page]) {
       CheckPrivate();
+      // No mark is left in what the host may see.
+      ram_.Write(at, std::vector<uint8_t>(memory::kPageSize, 0));
       ram_.SetState(at, 1, memory::PageState::kShared);
     } else {
       // What has a lease on it stays shared in a real VM.

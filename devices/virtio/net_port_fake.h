@@ -48,6 +48,11 @@ class NetWire {
     return ::send(far_.get(), packet.data(), packet.size(), 0) ==
            static_cast<ssize_t>(packet.size());
   }
+  // Bytes as they are, a header or not.
+  bool PutRaw(absl::string_view bytes) {
+    return ::send(far_.get(), bytes.data(), bytes.size(), 0) ==
+           static_cast<ssize_t>(bytes.size());
+  }
   // What the device sent, header included; nullopt after ten seconds.
   std::optional<std::string> Take() {
     struct pollfd ready = {far_.get(), POLLIN, 0};
@@ -96,11 +101,11 @@ class NetPortFake : public NetPort {
   ssize_t Receive(absl::Span<const struct iovec> to) override {
     wire_.receives.fetch_add(1);
     if (Fails(wire_.receive_error)) return -1;
-    return ::readv(fd(), to.data(), to.size());
+    return Reached(::readv(fd(), to.data(), to.size()));
   }
   ssize_t Send(absl::Span<const struct iovec> from) override {
     if (Fails(wire_.send_error)) return -1;
-    return ::writev(fd(), from.data(), from.size());
+    return Reached(::writev(fd(), from.data(), from.size()));
   }
   absl::Status SetOffloads(const NetOffloads& offloads) override {
     if (wire_.control_error != 0) return absl::InternalError("offloads");
@@ -119,6 +124,11 @@ class NetPortFake : public NetPort {
     const int number = error.load();
     if (number != 0) errno = number;
     return number != 0;
+  }
+  // FakeRam keeps what is not shared out of reach: nobody may go there.
+  static ssize_t Reached(ssize_t result) {
+    if (result < 0 && errno == EFAULT) std::abort();
+    return result;
   }
   NetWire& wire_;
 };
