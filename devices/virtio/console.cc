@@ -56,8 +56,10 @@ void Console::ReadConfig(uint64_t offset, absl::Span<uint8_t> data) {
 }
 
 void Console::WriteConfig(uint64_t offset, absl::Span<const uint8_t> data) {
-  // One character, for a guest whose driver is not up, or broken.
+  // One character, for a guest whose driver is not up, or broken. Within the
+  // limit, but there is nothing to keep a character in that is beyond it.
   if (offset != kEmergencyOffset || data.empty()) return;
+  if (!limiter_->TakeNow(1)) return;
   emergency_bytes_.Add(sink_.Write(data.subspan(0, 1)));
 }
 

@@ -132,6 +132,39 @@ TEST_P(ConsoleTest, GivesInputToTheDriver) {
   EXPECT_EQ(console_->counters().rx_bytes, 6u);
 }
 
+TEST_P(ConsoleTest, KeepsBuffersThatThereIsNoInputFor) {
+  Make();
+  OfferRx(4);
+  const Buffer second = OfferRx(4);
+  EXPECT_EQ(console_->Enqueue(Bytes("abcd")), 4u);
+  EXPECT_EQ(driver_->WaitUsed(kRx)->written, 4u);
+  EXPECT_TRUE(Eventually([&] { return ram_.LeasedBytes() == 0; }));
+  EXPECT_EQ(console_->Enqueue(Bytes("ef")), 2u);
+  EXPECT_EQ(driver_->WaitUsed(kRx)->written, 2u);
+  EXPECT_EQ(ram_.String(second.address, 2), "ef");
+}
+
+TEST_P(ConsoleTest, TakesEverythingAgainWithoutAnybodyToTell) {
+  Make();
+  const std::string much(Console::kInputSize + 10, 'z');
+  EXPECT_EQ(console_->Enqueue(Bytes(much)), Console::kInputSize);
+  OfferRx(Console::kInputSize);
+  ASSERT_OK(driver_->WaitUsed(kRx));
+  EXPECT_EQ(console_->Enqueue(Bytes("q")), 1u);
+}
+
+TEST_P(ConsoleTest, IsQuietWithoutADriver) {
+  Make();
+  ASSERT_TRUE(driver_->Reset());
+  console_->SetSize(80, 25);
+  console_->OnSinkWritable();
+  ASSERT_OK(driver_->Activate());
+  EXPECT_EQ(driver_->ReadConfig(0, 4), 25u << 16 | 80u);
+  ASSERT_OK(driver_->Run(kTx, {Readable("still")}));
+  EXPECT_EQ(sink_.text(), "still");
+  EXPECT_EQ(driver_->interrupts().config_signals(), 0u);
+}
+
 TEST_P(ConsoleTest, TakesNoMoreInputThanItHasRoomFor) {
   std::atomic<int> notices{0};
   Console::Options options;
@@ -200,8 +233,25 @@ TEST_P(ConsoleTest, ConfigurationSaysTheSizeAndTakesEmergencies) {
   console_->WriteConfig(8, letter);
   console_->WriteConfig(0, letter);
   console_->WriteConfig(~uint64_t{0}, letter);
+  console_->WriteConfig(8, {});
+  EXPECT_EQ(driver_->ReadConfig(8, 8), 0u);
+  EXPECT_EQ(driver_->ReadConfig(12, 4), 0u);
+  EXPECT_EQ(driver_->ReadConfig(~uint64_t{0}, 4), 0u);
   EXPECT_EQ(sink_.text(), "!");
   EXPECT_EQ(console_->counters().emergency_bytes, 1u);
+}
+
+TEST_P(ConsoleTest, LimitsEmergenciesToo) {
+  Console::Options options;
+  options.tx_limit.bandwidth = {3, 0, std::chrono::hours(1)};
+  Make(options);
+  for (char letter : {'a', 'b', 'c', 'd', 'e'}) {
+    const std::vector<uint8_t> field = {static_cast<uint8_t>(letter), 0, 0, 0};
+    console_->WriteConfig(8, field);
+  }
+  EXPECT_EQ(sink_.text(), "abc");
+  EXPECT_EQ(console_->counters().emergency_bytes, 3u);
+  EXPECT_EQ(console_->counters().throttled, 2u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, ConsoleTest, ::testing::Bool(),

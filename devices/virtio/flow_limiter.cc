@@ -30,6 +30,14 @@ bool FlowLimiter::Take(uint64_t bytes, uint64_t operations) {
   return false;
 }
 
+bool FlowLimiter::TakeNow(uint64_t bytes, uint64_t operations) {
+  if (limiter_.Consume(bytes, operations) == std::chrono::nanoseconds::zero()) {
+    return true;
+  }
+  throttled_.Add();
+  return false;
+}
+
 absl::Status FlowLimiter::Update(const RateLimiterUpdate& update) {
   RETURN_IF_ERROR(limiter_.Update(update));
   if (update.bandwidth.has_value()) {

@@ -29,6 +29,9 @@ class FlowLimiter {
   // Takes what a request needs; or takes nothing, sees to it that `resume` is
   // called, and returns false. False too while an earlier request waits.
   bool Take(uint64_t bytes, uint64_t operations = 1);
+  // Takes, or does not, without waiting: for what is dropped otherwise. Any
+  // thread, as long as this lives.
+  bool TakeNow(uint64_t bytes, uint64_t operations = 1);
   // Gives back what a request took that did not happen.
   void Return(uint64_t bytes, uint64_t operations = 1) {
     limiter_.Refund(bytes, operations);

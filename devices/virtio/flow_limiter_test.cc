@@ -80,6 +80,18 @@ TEST_F(FlowLimiterTest, GivesBackAndForgets) {
   EXPECT_FALSE(limiter_->waiting());
 }
 
+TEST_F(FlowLimiterTest, TakesNowOrNotAtAll) {
+  RateLimiterConfig config;
+  config.bandwidth = {2, 0, std::chrono::hours(1)};
+  Make(config);
+  EXPECT_TRUE(limiter_->TakeNow(2));
+  EXPECT_FALSE(limiter_->TakeNow(1));
+  EXPECT_FALSE(limiter_->waiting());
+  EXPECT_EQ(limiter_->throttled(), 1u);
+  limiter_->Return(1);
+  EXPECT_TRUE(limiter_->TakeNow(1));
+}
+
 TEST_F(FlowLimiterTest, RefusesAnInvalidLimit) {
   RateLimiterConfig config;
   config.bandwidth = {100, 0, std::chrono::milliseconds(0)};
