@@ -174,7 +174,8 @@ uint32_t DeviceState::AcceptedFeatures(uint32_t word) const {
 }
 
 void DeviceState::AcceptFeatures(uint32_t word, uint32_t value) {
-  const bool late = (status_ & kStatusFeaturesOk) != 0;
+  const bool late = (status_ & kStatusFeaturesOk) != 0 ||
+                    resetting_.load(std::memory_order_acquire);
   if (late || (word >= 2 && value != 0)) {
     bad_writes_.Add();
     return;

@@ -108,7 +108,7 @@ class DeviceState : private Interrupts {
 
   uint32_t OfferedFeatures(uint32_t word) const;
   uint32_t AcceptedFeatures(uint32_t word) const;
-  // Ignored once FEATURES_OK is set.
+  // Ignored once FEATURES_OK is set, and while a reset is under way.
   void AcceptFeatures(uint32_t word, uint32_t value);
 
   uint16_t queue_count() const { return static_cast<uint16_t>(queues_.size()); }

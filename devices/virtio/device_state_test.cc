@@ -143,6 +143,19 @@ TEST_F(DeviceStateTest, FixesFeaturesOnceTheyAreAgreed) {
   EXPECT_EQ(state_->counters().bad_writes, 1u);
 }
 
+TEST_F(DeviceStateTest, HasTwoWordsOfFeatures) {
+  state_->WriteStatus(0);
+  const uint64_t bad = state_->counters().bad_writes;
+  state_->AcceptFeatures(2, 0);  // what a driver may well do
+  EXPECT_EQ(state_->counters().bad_writes, bad);
+  state_->AcceptFeatures(2, 1);
+  state_->AcceptFeatures(UINT32_MAX, ~0u);
+  EXPECT_EQ(state_->counters().bad_writes, bad + 2);
+  EXPECT_EQ(state_->AcceptedFeatures(0), 0u);
+  EXPECT_EQ(state_->AcceptedFeatures(2), 0u);
+  EXPECT_EQ(state_->OfferedFeatures(2), 0u);
+}
+
 TEST_F(DeviceStateTest, NeverTakesStatusBitsAway) {
   Start();
   state_->WriteStatus(3);
@@ -220,6 +233,12 @@ TEST_F(DeviceStateTest, IsResetOnlyWhenTheDeviceIs) {
   state_->WriteStatus(0);  // again: no second reset
   state_->WriteStatus(1);
   EXPECT_EQ(state_->status(), 15);
+  const uint64_t bad = state_->counters().bad_writes;
+  state_->AcceptFeatures(0, 1);
+  state_->SetQueueSize(0, 4);
+  EXPECT_EQ(state_->AcceptedFeatures(0), 0u);
+  EXPECT_EQ(state_->queue(0).size, 8);
+  EXPECT_EQ(state_->counters().bad_writes, bad + 2);
   EXPECT_EQ(target_->resets, 1);
   EXPECT_FALSE(state_->WaitForReset(std::chrono::steady_clock::now()));
   std::thread worker([this] { target_->reset_done(); });
