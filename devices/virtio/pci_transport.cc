@@ -134,11 +134,20 @@ absl::StatusOr<std::shared_ptr<PciTransport>> PciTransport::Create(
   transport->UpdateBars();
   if (!transport->registers_bar_.address().has_value() ||
       !transport->notify_bar_.address().has_value()) {
+    transport->LeaveBuses();
     return absl::AlreadyExistsError(absl::StrCat(
         transport->name_, ": ports 0x", absl::Hex(placement.registers),
         " and 0x", absl::Hex(placement.notify), " are in use"));
   }
   return transport;
+}
+
+// What is on a bus is kept by it.
+void PciTransport::LeaveBuses() {
+  UnbindNotifications();
+  registers_bar_.Update(std::nullopt, nullptr);
+  notify_bar_.Update(std::nullopt, nullptr);
+  if (msix_bar_.has_value()) msix_bar_->Update(std::nullopt, nullptr);
 }
 
 PciTransport::~PciTransport() {

@@ -124,6 +124,7 @@ class PciTransport : public PciFunction,
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Follows the command register and the BARs.
   void UpdateBars() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveBuses() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UpdateMsix() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BindNotifications() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UnbindNotifications() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -317,6 +317,10 @@ TEST_F(PciTransportTest, ReachesRegistersThroughConfigurationSpace) {
   EXPECT_EQ(Config<uint8_t>(cap + 16), 1);
   select(0, 0x12, 2);
   EXPECT_EQ(Config<uint16_t>(cap + 16), 2);
+  select(1, 4, 2);
+  SetConfig<uint16_t>(cap + 16, 1);
+  EXPECT_EQ(transport_->counters().kicks, 1u);
+  EXPECT_EQ(Config<uint16_t>(cap + 16), 0);
   // Accesses that are none.
   for (auto [bar, offset, length] :
        {std::tuple<uint8_t, uint32_t, uint32_t>{2, 0, 4},
@@ -344,6 +348,98 @@ TEST_F(PciTransportTest, IgnoresAccessesThatAreNoRegisters) {
   }
   EXPECT_EQ(In<uint8_t>(kRegisters + 0x14), 15);
   EXPECT_EQ(In<uint16_t>(kRegisters + 0x18), 16);
+}
+
+TEST_F(PciTransportTest, ReadsNothingOfAQueueThatThereIsNot) {
+  Out<uint16_t>(kRegisters + 0x16, 1);
+  EXPECT_EQ(In<uint16_t>(kRegisters + 0x1c), 0);
+  Out<uint16_t>(kRegisters + 0x1c, 2);  // only ever 1
+  EXPECT_EQ(In<uint16_t>(kRegisters + 0x1c), 0);
+  for (uint16_t queue : {2, 63, 64, 0xffff}) {
+    Out<uint16_t>(kRegisters + 0x16, queue);
+    Out<uint16_t>(kRegisters + 0x1a, 0);
+    EXPECT_EQ(In<uint16_t>(kRegisters + 0x1a), 0xffff) << queue;
+    EXPECT_EQ(In<uint16_t>(kRegisters + 0x1e), 0) << queue;
+    EXPECT_EQ(In<uint16_t>(kRegisters + 0x18), 0) << queue;
+  }
+}
+
+TEST_F(PciTransportTest, TakesTheStatusAsAByte) {
+  Start();
+  Out<uint16_t>(kRegisters + 0x14, 0);
+  Out<uint32_t>(kRegisters + 0x14, 0);
+  EXPECT_EQ(In<uint8_t>(kRegisters + 0x14), 15);
+}
+
+TEST_F(PciTransportTest, InterruptsForNoQueueThatThereIsNot) {
+  Start();
+  target_->activation->interrupts->SignalQueue(64);
+  target_->activation->interrupts->SignalQueue(0xffff);
+  EXPECT_FALSE(irq_.level());
+}
+
+TEST_F(PciTransportTest, InterruptsForTheConfigurationByLine) {
+  Make(/*msix=*/false);
+  Start();
+  target_->activation->interrupts->SignalConfig();
+  EXPECT_TRUE(irq_.level());
+  EXPECT_EQ(In<uint8_t>(kRegisters + 0x40), 2);
+}
+
+TEST_F(PciTransportTest, NoMessagesWithoutAPlaceForTheirTable) {
+  TakeAway();
+  PciTransport::Parts parts;
+  parts.pio = &pio_;
+  parts.view = &ram_.view();
+  parts.irq = &irq_;
+  parts.msi = &msi_;
+  ASSERT_OK_AND_ASSIGN(
+      transport_,
+      PciTransport::Create(std::make_unique<FakeTarget>(), parts,
+                           {.registers = kRegisters, .notify = kNotify}, {}));
+  EXPECT_EQ(FindCapability(0), 0u);
+}
+
+TEST_F(PciTransportTest, SaysWhatClassOfDeviceItIs) {
+  class Typed : public FakeTarget {
+   public:
+    explicit Typed(uint32_t type) : type_(type) {}
+    uint32_t type() const override { return type_; }
+
+   private:
+    const uint32_t type_;
+  };
+  const std::pair<uint32_t, uint32_t> classes[] = {{1, 0x020000},
+                                                   {2, 0x018000},
+                                                   {3, 0x078000},
+                                                   {19, 0x078000},
+                                                   {4, 0xff0000}};
+  for (const auto& [type, code] : classes) {
+    TakeAway();
+    PciTransport::Parts parts;
+    parts.pio = &pio_;
+    parts.view = &ram_.view();
+    parts.irq = &irq_;
+    ASSERT_OK_AND_ASSIGN(
+        transport_,
+        PciTransport::Create(std::make_unique<Typed>(type), parts,
+                             {.registers = kRegisters, .notify = kNotify}, {}));
+    EXPECT_EQ(Config<uint16_t>(2), 0x1040 + type);
+    EXPECT_EQ(Config<uint32_t>(8) >> 8, code) << type;
+  }
+}
+
+TEST_F(PciTransportTest, RefusesNotificationPortsInUse) {
+  PciTransport::Parts parts;
+  parts.pio = &pio_;
+  parts.view = &ram_.view();
+  parts.irq = &irq_;
+  EXPECT_THAT(
+      PciTransport::Create(std::make_unique<FakeTarget>(), parts,
+                           {.registers = 0x6000, .notify = kNotify}, {}),
+      base::StatusIs(absl::StatusCode::kAlreadyExists));
+  // Nothing of it is left where it was put first.
+  EXPECT_EQ(In<uint32_t>(0x6000), ~0u);
 }
 
 TEST_F(PciTransportTest, RefusesPortsInUse) {
