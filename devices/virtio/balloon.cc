@@ -153,8 +153,7 @@ absl::StatusOr<DeviceRunner::Next> Balloon::TakeFrames(Queue& queue,
                                                        Chain chain,
                                                        uint16_t index) {
   const uint64_t size = chain.readable_size();
-  if (chain.writable_size() != 0 || size == 0 || size % 4 != 0 ||
-      size / 4 > kMaxFrames) {
+  if (chain.writable_size() != 0 || size % 4 != 0 || size / 4 > kMaxFrames) {
     return MakeQueueError(QueueError::kBadRequest,
                           absl::StrCat("a list of frames of ", size, " bytes"));
   }
@@ -171,10 +170,10 @@ absl::StatusOr<DeviceRunner::Next> Balloon::TakeFrames(Queue& queue,
     while (last + 1 < frames.size() && frames[last + 1] == frames[last] + 1) {
       ++last;
     }
-    absl::StatusOr<GuestRange> range =
-        GuestRange::Create(GuestAddress::FromGfn(Gfn(frames[first])),
-                           (last - first + 1) * kPageSize);
-    if (range.ok()) TakeRange(*range, index);
+    // Frame numbers have 32 bits: no range of them leaves the address space.
+    TakeRange(*GuestRange::Create(GuestAddress::FromGfn(Gfn(frames[first])),
+                                  (last - first + 1) * kPageSize),
+              index);
     first = last + 1;
   }
   RETURN_IF_ERROR(queue.Push(std::move(chain), 0));
@@ -292,7 +291,7 @@ absl::Status Balloon::TakeStats(Queue& queue) {
 void Balloon::OnStatsTimer() {
   ArmStatsTimer();
   Queue* queue = runner_.queue(kStats);
-  if (queue == nullptr || !stats_waiting_ || !runner_.Has(kStatsVq)) return;
+  if (queue == nullptr || !stats_waiting_) return;
   stats_waiting_ = false;
   absl::StatusOr<std::optional<Chain>> chain = queue->Pop();
   if (!runner_.Check(chain.status()) || !chain->has_value()) return;

@@ -2,6 +2,7 @@
 #include "cloister/devices/virtio/balloon.h"
 
 #include <chrono>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/driver_fake_queue.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -59,7 +61,7 @@ class FakePages : public BalloonPages {
   absl::Status TakeBackAll() override {
     base::MutexLock lock(&mutex_);
     calls_.push_back("all");
-    return absl::OkStatus();
+    return broken_ ? absl::InternalError("told to") : absl::OkStatus();
   }
   absl::StatusOr<uint64_t> Discard(const GuestRange& range) override {
     return Do("discard", range);
@@ -100,6 +102,20 @@ class BalloonTest : public ::testing::TestWithParam<bool> {
     FakeDriver::Options with;
     with.packed = GetParam();
     with.features = features;
+    driver_ = std::make_unique<FakeDriver>(*balloon_, ram_, with);
+    ASSERT_OK(driver_->Activate());
+  }
+  // A new driver, one of whose queues is late in the way that `moment` says.
+  void MakeLate(uint16_t late, LateQueue::Moment moment) {
+    driver_.reset();
+    FakeDriver::Options with;
+    with.packed = GetParam();
+    with.wrap = [late, moment](
+                    uint16_t index,
+                    std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
+      if (index != late) return queue;
+      return std::make_unique<LateQueue>(std::move(queue), moment);
+    };
     driver_ = std::make_unique<FakeDriver>(*balloon_, ram_, with);
     ASSERT_OK(driver_->Activate());
   }
@@ -315,6 +331,102 @@ TEST_P(BalloonReportTest, ReadableReportsNeedAReset) {
             QueueError::kBadRequest);
 }
 
+TEST_P(BalloonReportTest, WithoutPoisoningThePoisonMeansNothing) {
+  Make(~uint64_t{16});
+  WriteConfig(12, {0xaa, 0xaa, 0xaa, 0xaa});
+  const Buffer buffer = Report(1);
+  EXPECT_OK(driver_->Run(4, {buffer}));
+  EXPECT_THAT(pages_.Take(), ElementsAre(Discarded(buffer)));
+}
+
+TEST_P(BalloonReportTest, CountsReportsThatTheHostCannotFollow) {
+  Make();
+  pages_.Break(true);
+  EXPECT_OK(driver_->Run(4, {Report(1)}));
+  EXPECT_EQ(balloon_->counters().errors, 1u);
+  EXPECT_EQ(balloon_->counters().reported_bytes, 0u);
+}
+
+TEST_P(BalloonReportTest, SeesAReportThatComesAsItStopsLooking) {
+  Make();
+  const Buffer late = Report(2);
+  bool once = false;
+  std::promise<void> offered;
+  MakeLate(4, [&] {
+    if (std::exchange(once, true)) return false;
+    EXPECT_TRUE(driver_->queue(4).Offer({{late}}).has_value());
+    offered.set_value();
+    return false;
+  });
+  offered.get_future().wait();
+  EXPECT_OK(driver_->WaitUsed(4));
+  EXPECT_THAT(pages_.Take(), ElementsAre("all", Discarded(late)));
+}
+
+TEST_P(BalloonTest, CountsWhatCannotBeGivenBackAtAReset) {
+  Make();
+  pages_.Break(true);
+  ASSERT_TRUE(driver_->Reset());
+  EXPECT_EQ(balloon_->counters().errors, 1u);
+}
+
+TEST_P(BalloonTest, ReadsZeroesBeyondItsConfiguration) {
+  Make();
+  EXPECT_EQ(driver_->ReadConfig(16, 4), 0u);
+  EXPECT_EQ(driver_->ReadConfig(~uint64_t{0}, 4), 0u);
+}
+
+TEST_P(BalloonTest, WritableStatisticsNeedAReset) {
+  Make();
+  EXPECT_EQ(
+      QueueErrorOf(driver_->Run(kStats, {{ram_.Alloc(10), 10, true}}).status()),
+      QueueError::kBadRequest);
+}
+
+// Several drivers at once, for their timers have whole seconds: one without the
+// queue, one that gives no buffer, and two that spoil theirs before more
+// statistics are wanted.
+TEST_P(BalloonTest, AsksForStatisticsWhateverTheDriverDidMeanwhile) {
+  options_.max = kRam;
+  options_.stats_interval = std::chrono::seconds(1);
+  struct One {
+    std::unique_ptr<Balloon> balloon;
+    std::unique_ptr<FakeDriver> driver;
+  };
+  std::vector<One> all;
+  for (int i = 0; i < 4; ++i) {
+    auto worker = Worker::Create("balloon");
+    ASSERT_OK(worker);
+    auto balloon = Balloon::Create(options_, pages_, *std::move(worker));
+    ASSERT_OK(balloon);
+    FakeDriver::Options with;
+    with.packed = GetParam();
+    if (i == 0) with.queues = {kInflate};
+    auto driver = std::make_unique<FakeDriver>(**balloon, ram_, with);
+    ASSERT_OK(driver->Activate());
+    all.push_back({*std::move(balloon), std::move(driver)});
+  }
+  const Buffer buffer = {ram_.AllocPages(1), 20, false};
+  for (int i : {3, 2}) {
+    ASSERT_TRUE(all[i].driver->queue(kStats).Offer({{buffer}}).has_value());
+    all[i].driver->Kick(kStats);
+    ASSERT_TRUE(Eventually(
+        [&] { return all[i].balloon->counters().stats_updates == 1; }));
+  }
+  // The packed ring's entry is not available any more.
+  if (GetParam()) {
+    all[3].driver->queue(kStats).WriteDescriptor(0, buffer.address.value(), 20,
+                                                 0, 0);
+  }
+  ram_.SetState(buffer.address, 1, PageState::kPrivate);
+  EXPECT_TRUE(all[2].driver->interrupts().WaitForReset());
+  for (int i : {0, 1, 3}) {
+    EXPECT_TRUE(all[i].driver->Reset());
+    const bool broken = all[i].driver->interrupts().reset_reason().has_value();
+    EXPECT_EQ(broken, i == 3 && !GetParam()) << i;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Rings, BalloonTest, ::testing::Bool(),
                          [](const auto& info) {
                            return info.param ? "Packed" : "Split";
@@ -323,6 +435,25 @@ INSTANTIATE_TEST_SUITE_P(Rings, BalloonReportTest, ::testing::Bool(),
                          [](const auto& info) {
                            return info.param ? "Packed" : "Split";
                          });
+
+TEST(BalloonCreateTest, RefusesATargetThatItsFieldCannotHold) {
+  FakePages pages;
+  ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("balloon"));
+  Balloon::Options options;
+  options.max = uint64_t{1} << 50;
+  options.target = kPageSize << 32;
+  EXPECT_THAT(Balloon::Create(options, pages, std::move(worker)).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST(BalloonCreateTest, RefusesAnIntervalOfMoreThanADay) {
+  FakePages pages;
+  ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("balloon"));
+  Balloon::Options options;
+  options.stats_interval = std::chrono::hours(24) + std::chrono::seconds(1);
+  EXPECT_THAT(Balloon::Create(options, pages, std::move(worker)).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
 
 TEST(BalloonCreateTest, RefusesATargetBeyondTheGuest) {
   FakePages pages;

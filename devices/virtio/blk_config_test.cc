@@ -41,6 +41,12 @@ TEST(BlkConfigTest, SaysWhatTheDiskIs) {
   EXPECT_EQ(At<uint8_t>(config, 32), 0u);
 }
 
+TEST(BlkConfigTest, AlwaysHasRoomForOneSegment) {
+  BlkConfig config;
+  config.queue_size = 2;
+  EXPECT_EQ(At<uint32_t>(config, 12), 1u);  // seg_max
+}
+
 TEST(BlkConfigTest, OffersWhatADiskCan) {
   BlkConfig config;
   for (int feature : {kBlkSegMax, kBlkBlockSize, kBlkFlush, kBlkTopology,

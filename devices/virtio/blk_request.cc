@@ -33,9 +33,7 @@ std::optional<Range> OnDisk(uint64_t sector, uint64_t length,
                             const BlkLimits& limits) {
   if (sector > limits.size / kBlkSectorSize) return std::nullopt;
   const uint64_t offset = sector * kBlkSectorSize;
-  if (offset > limits.size || length > limits.size - offset) {
-    return std::nullopt;
-  }
+  if (length > limits.size - offset) return std::nullopt;
   if (!base::IsAligned(offset, limits.logical_block) ||
       !base::IsAligned(length, limits.logical_block)) {
     return std::nullopt;

@@ -171,6 +171,7 @@ TEST_F(BlkTest, RefusesBadOptions) {
   EXPECT_THAT(refusal([](auto& o) { o.queues = 65; }), invalid("queues"));
   EXPECT_THAT(refusal([](auto& o) { o.queue_size = 100; }), invalid("power"));
   EXPECT_THAT(refusal([](auto& o) { o.queue_size = 2048; }), invalid("power"));
+  EXPECT_THAT(refusal([](auto& o) { o.queue_size = 2; }), invalid("power"));
   EXPECT_THAT(refusal([](auto& o) { o.serial = std::string(21, 'x'); }),
               invalid("serial"));
   EXPECT_THAT(refusal([](auto& o) { o.serial = "a\nb"; }), invalid("serial"));
@@ -348,6 +349,13 @@ TEST_F(BlkTest, ErrorsOfTheHostReachTheGuestAndTheCounters) {
   EXPECT_EQ(std::count(log_.begin(), log_.end(), '\n'), 2);
   fault_.Fail(DiskOp::Kind::kRead, 0);
   EXPECT_EQ(Do(kIn, 0, "", 512), kOk);
+}
+
+TEST_F(BlkTest, SaysWhatKindOfRequestTheHostFailed) {
+  StartFaulty();
+  fault_.Fail(DiskOp::Kind::kWriteZeroes, ENOSPC);
+  EXPECT_EQ(Do(kZero, 0, Segment(0, 8)), kIoError);
+  EXPECT_THAT(log_, HasSubstr("blk0: write-zeroes of 4096 bytes at 0 failed"));
 }
 
 TEST_F(BlkTest, OneBadSegmentStopsTheRest) {
@@ -541,6 +549,27 @@ TEST_F(BlkTest, TakesAnotherImage) {
   EXPECT_OK(DiskFile::Open({image_.path()}));
 }
 
+TEST_F(BlkTest, AReadOnlyDiskTakesOnlyReadOnlyImages) {
+  Blk::Options options;
+  options.file = {image_.path(), /*read_only=*/true};
+  Start(std::move(options));
+  DiskTestFile other(DiskTestPattern(kSize / 2, 9));
+  EXPECT_THAT(blk_->UpdateFile({other.path()}),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("keeps a disk read-only")));
+  ASSERT_OK(blk_->UpdateFile({other.path(), /*read_only=*/true}));
+  ASSERT_TRUE(driver_->interrupts().WaitForConfig(1));
+  EXPECT_EQ(DoRead(0, 512), DiskTestPattern(kSize / 2, 9).substr(0, 512));
+  EXPECT_EQ(blk_->counters().flushes, 0u);
+}
+
+TEST_F(BlkTest, TheSameImageOpenedOtherwiseIsInTheWay) {
+  Start();
+  // Locked by the device itself, or without O_DIRECT there.
+  EXPECT_FALSE(blk_->UpdateFile({image_.path(), false, /*direct=*/true}).ok());
+  EXPECT_FALSE(blk_->file().direct);
+}
+
 TEST_F(BlkTest, RefusesImagesThatDoNotFit) {
   Start();
   DiskTestFile other(kSize);
@@ -595,13 +624,23 @@ TEST_F(BlkTest, DirectDisksBounceWhatIsMisaligned) {
   EXPECT_EQ(Read(status), kOk);
   EXPECT_EQ(ram_.String(data, size), bytes);
   EXPECT_EQ(blk_->counters().bounced, 2u);
+  // At a good address, but of bad lengths.
+  GuestAddress split = ram_.AllocPages(2);
+  std::vector<Buffer> halves = {{Header(kIn, 0), 16, false},
+                                {split, 100, true},
+                                {*split.Plus(4096), 3996, true},
+                                {status, 1, true}};
+  ASSERT_OK(driver_->Run(0, halves));
+  EXPECT_EQ(ram_.String(split, 100), bytes.substr(0, 100));
+  EXPECT_EQ(ram_.String(*split.Plus(4096), 3996), bytes.substr(100, 3996));
+  EXPECT_EQ(blk_->counters().bounced, 3u);
   // Aligned buffers go straight through.
   GuestAddress pages = ram_.AllocPages(2);
   std::vector<Buffer> aligned = {
       {Header(kIn, 0), 16, false}, {pages, 4096, true}, {status, 1, true}};
   ASSERT_OK(driver_->Run(0, aligned));
   EXPECT_EQ(ram_.String(pages, 4096), bytes.substr(0, 4096));
-  EXPECT_EQ(blk_->counters().bounced, 2u);
+  EXPECT_EQ(blk_->counters().bounced, 3u);
 }
 
 }  // namespace

@@ -24,12 +24,14 @@ class FakeBinder : public NotifyBinder {
  public:
   absl::Status Bind(const NotifyAddress& address,
                     const base::EventFd&) override {
+    if (bound.size() >= room) return absl::UnavailableError("no ioeventfds");
     bound.push_back(address);
     return absl::OkStatus();
   }
   void Unbind(const NotifyAddress&, const base::EventFd&) override {
     ++unbound;
   }
+  size_t room = SIZE_MAX;
   std::vector<NotifyAddress> bound;
   size_t unbound = 0;
 };
@@ -128,6 +130,41 @@ TEST_F(MmioTransportTest, BindsNotificationsByValue) {
   EXPECT_EQ(binder_.unbound, 2u);
 }
 
+TEST_F(MmioTransportTest, WorksWithFewerIoeventfdsOrNone) {
+  FakeBinder binder;
+  binder.room = 1;
+  for (NotifyBinder* notify : {static_cast<NotifyBinder*>(&binder),
+                               static_cast<NotifyBinder*>(nullptr)}) {
+    auto device = std::make_unique<FakeTarget>();
+    target_ = device.get();
+    ASSERT_OK_AND_ASSIGN(
+        transport_, MmioTransport::Create(
+                        std::move(device),
+                        {.view = &ram_.view(), .irq = &irq_, .notify = notify},
+                        kAddress, {}));
+    Start();
+    Out(0x50, 1);
+    EXPECT_EQ(transport_->counters().kicks, 1u);
+  }
+  EXPECT_EQ(binder.unbound, 1u);
+}
+
+TEST_F(MmioTransportTest, SaysWhoMadeItAndWhetherItsConfigurationChanged) {
+  EXPECT_EQ(In(0x0c), 0x4f4c4354u);
+  const uint32_t before = In(0xfc);
+  target_->config[0] = 77;
+  EXPECT_NE(In(0xfc), before);
+  EXPECT_EQ(In(0xc0), 0u);  // behind the shared memory's registers
+  EXPECT_EQ(In(0x74), 0u);  // no register
+}
+
+TEST_F(MmioTransportTest, ASizeBeyondSixteenBitsIsNone) {
+  Out(0x30, 0);
+  const uint64_t bad = transport_->counters().bad_writes;
+  Out(0x38, 0x10008);
+  EXPECT_EQ(transport_->counters().bad_writes, bad + 1);
+}
+
 TEST_F(MmioTransportTest, HoldsTheDriverUntilTheResetIsDone) {
   Start();
   target_->hold_reset = true;
@@ -148,6 +185,7 @@ TEST_F(MmioTransportTest, IgnoresAccessesThatAreNoRegisters) {
     for (size_t width : {1, 2, 3, 8}) {
       transport_->Write(offset, absl::MakeConstSpan(bytes.data(), width));
     }
+    if (offset % 4 != 0) Out(offset, ~0u);
   }
   Out(0x88, ~0u);
   Out(0x8c, ~0u);

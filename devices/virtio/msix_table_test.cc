@@ -54,6 +54,15 @@ TEST_F(MsixTableTest, StartsMasked) {
   EXPECT_EQ(In(MsixTable::kPendingOffset), 0u);
 }
 
+TEST_F(MsixTableTest, ReadsBackWhatWasWritten) {
+  Out(16 + 8, 0x42);
+  Out(16 + 12, 0);
+  EXPECT_EQ(In(16 + 8), 0x42u);
+  EXPECT_EQ(In(16 + 12), 0u);
+  Out(16 + 12, 1);
+  EXPECT_EQ(In(16 + 12), 1u);
+}
+
 TEST_F(MsixTableTest, SendsNothingWhileOff) {
   Out(12, 0);
   table_.Raise(0);

@@ -78,10 +78,9 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveOne(Queue& queue) {
 }
 
 absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
-  if (chains_.empty()) {
-    ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
-    if (!popped) return Step::kWait;
-  }
+  // Chains are kept for a packet that came; there is none.
+  ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
+  if (!popped) return Step::kWait;
   if (!limiter_->Take(0)) {  // one packet, of any size
     queue.Unpop(std::move(chains_.back()));
     chains_.clear();

@@ -67,8 +67,7 @@ absl::StatusOr<bool> NetSender::Transmit(Chain& chain, uint64_t packet_size) {
   std::array<uint8_t, NetHeader::kSize> bytes;
   RETURN_IF_ERROR(chain.Read(0, absl::MakeSpan(bytes)));
   NetHeader header = NetHeader::Parse(bytes);
-  if (!runner_.active() ||
-      !NetHeaderIsValid(header, runner_.features(), packet_size)) {
+  if (!NetHeaderIsValid(header, runner_.features(), packet_size)) {
     counters_.tx_dropped_malformed.Add();
     return true;
   }

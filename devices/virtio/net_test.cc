@@ -2,6 +2,7 @@
 #include "cloister/devices/virtio/net.h"
 
 #include <chrono>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,6 +13,7 @@
 #include "cloister/base/bytes.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/driver_fake_queue.h"
 #include "cloister/devices/virtio/net_header.h"
 #include "cloister/devices/virtio/net_port_fake.h"
 #include "gmock/gmock.h"
@@ -63,7 +65,8 @@ class NetTest : public ::testing::TestWithParam<bool> {
   }
 
   void Make(uint64_t features = kAll, size_t pairs = 1,
-            RateLimiterConfig rx_limit = {}, RateLimiterConfig tx_limit = {}) {
+            RateLimiterConfig rx_limit = {}, RateLimiterConfig tx_limit = {},
+            FakeDriver::Options with = {}) {
     driver_.reset();
     net_.reset();
     wires_.clear();
@@ -78,7 +81,6 @@ class NetTest : public ::testing::TestWithParam<bool> {
     ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("net"));
     ASSERT_OK_AND_ASSIGN(net_, Net::Create(std::move(options), std::move(ports),
                                            std::move(worker)));
-    FakeDriver::Options with;
     with.packed = GetParam();
     with.features = features;
     driver_ = std::make_unique<FakeDriver>(*net_, ram_, with);
@@ -109,6 +111,22 @@ class NetTest : public ::testing::TestWithParam<bool> {
   std::unique_ptr<Net> net_;
   std::unique_ptr<FakeDriver> driver_;
 };
+
+TEST_P(NetTest, RefusesNoPairsAndTooMany) {
+  for (int count : {0, Net::kMaxPairs + 1}) {
+    std::vector<std::unique_ptr<NetPort>> ports;
+    NetWire wire;
+    for (int i = 0; i < count; ++i) {
+      ports.push_back(std::make_unique<NetPortFake>(wire));
+    }
+    ASSERT_OK_AND_ASSIGN(NetMac mac, NetMac::Parse("52:54:00:01:02:03"));
+    ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("net"));
+    const Net::Options options{"net0", mac, {}, {}};
+    EXPECT_THAT(
+        Net::Create(options, std::move(ports), std::move(worker)).status(),
+        StatusIs(absl::StatusCode::kInvalidArgument));
+  }
+}
 
 TEST_P(NetTest, SendsAPacketBehindACopyOfItsHeader) {
   Make();
@@ -399,6 +417,132 @@ TEST_P(NetTest, ConfigurationSaysMacStatusAndPairs) {
   EXPECT_EQ(net_->queue_sizes().size(), 7u);
 }
 
+// --- What only a hostile driver, or a broken host, does.
+
+TEST_P(NetTest, DropsWhatIsLongerThanAnyPacket) {
+  Make();
+  EXPECT_OK(Send({}, std::string(kNetMaxPacket + 1, 'x')));
+  EXPECT_EQ(counters().tx_dropped_malformed.value(), 1u);
+  EXPECT_FALSE(wire().TakeNow().has_value());
+}
+
+TEST_P(NetTest, DropsWhatIsInMorePiecesThanTheHostTakes) {
+  Make();
+  const std::string bytes = Bytes({}) + Payload(2048);
+  const memory::GuestAddress at = ram_.AllocString(bytes);
+  // The header's piece holds some of the packet, too.
+  std::vector<Buffer> pieces = {{at, 16, false}};
+  while (pieces.size() < 1024) {
+    pieces.push_back({*at.Plus(16 + pieces.size()), 1, false});
+  }
+  EXPECT_THAT(driver_->Run(kTx, pieces, /*indirect=*/true), IsOkAndHolds(0u));
+  EXPECT_EQ(counters().tx_dropped_malformed.value(), 1u);
+  EXPECT_FALSE(wire().TakeNow().has_value());
+}
+
+TEST_P(NetTest, AReceiveBufferOfTooManyPiecesNeedsAReset) {
+  Make();
+  const memory::GuestAddress at = ram_.Alloc(2048);
+  std::vector<Buffer> pieces;
+  while (pieces.size() < 1024) {
+    pieces.push_back({*at.Plus(pieces.size()), 1, true});
+  }
+  ASSERT_TRUE(driver_->queue(kRx).Offer(pieces, /*indirect=*/true).has_value());
+  driver_->Kick(kRx);
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_TRUE(driver_->interrupts().WaitForReset());
+  EXPECT_EQ(QueueErrorOf(*driver_->interrupts().reset_reason()),
+            QueueError::kBadRequest);
+}
+
+TEST_P(NetTest, APacketWithoutAHeaderIsTheInterfacesFault) {
+  for (uint64_t bandwidth : {0, 100000}) {
+    RateLimiterConfig limit;
+    limit.bandwidth = {bandwidth, 0, hours(bandwidth == 0 ? 0 : 1)};
+    Make(kAll, 1, limit);
+    OfferRx(2048);
+    ASSERT_TRUE(wire().PutRaw("short"));
+    ASSERT_TRUE(Eventually([&] { return counters().tap_errors.value() == 1; }));
+    ASSERT_TRUE(wire().Put({}, Payload(100)));
+    ASSERT_OK(driver_->WaitUsed(kRx));
+    EXPECT_EQ(counters().rx_packets.value(), 1u);
+  }
+}
+
+TEST_P(NetTest, AnInterfaceThatFailsBehindALimitIsLeftAloneToo) {
+  RateLimiterConfig limit;
+  limit.bandwidth = {100000, 0, hours(1)};
+  Make(kAll, 1, limit);
+  OfferRx(2048);
+  wire().receive_error = EIO;
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_TRUE(Eventually([&] { return counters().tap_errors.value() >= 2; }));
+  wire().receive_error = 0;
+  ASSERT_OK(driver_->WaitUsed(kRx));
+}
+
+TEST_P(NetTest, ADriverWithoutAReceiveQueueGetsNothing) {
+  FakeDriver::Options with;
+  with.queues = {kTx};
+  Make(kAll, 1, {}, {}, with);
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_OK(Send({}, Payload(100)));
+  EXPECT_EQ(counters().rx_packets.value(), 0u);
+  EXPECT_EQ(wire().receives, 0u);
+}
+
+TEST_P(NetTest, SeesABufferThatComesAsItStopsLooking) {
+  bool once = false;
+  std::promise<void> offered;
+  FakeDriver::Options with;
+  with.wrap = [&](uint16_t index,
+                  std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
+    if (index != kRx) return queue;
+    return std::make_unique<LateQueue>(std::move(queue), [&] {
+      if (std::exchange(once, true)) return false;
+      const Buffer buffer = Writable(2048);
+      EXPECT_TRUE(driver_->queue(kRx).Offer({{buffer}}).has_value());
+      offered.set_value();
+      return false;
+    });
+  };
+  Make(kAll, 1, {}, {}, with);
+  offered.get_future().wait();
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  EXPECT_OK(driver_->WaitUsed(kRx));
+}
+
+TEST_P(NetTest, ADriverThatOnlyPretendsDoesNotHoldTheWorker) {
+  FakeDriver::Options with;
+  with.wrap = [](uint16_t, std::unique_ptr<Queue> queue) {
+    return std::make_unique<LateQueue>(std::move(queue), [] { return true; });
+  };
+  // With a limit the packet is taken first, and waits for its buffer.
+  for (uint64_t bandwidth : {0, 100000}) {
+    RateLimiterConfig limit;
+    limit.bandwidth = {bandwidth, 0, hours(bandwidth == 0 ? 0 : 1)};
+    Make(kAll, 1, limit, {}, with);
+    ASSERT_TRUE(wire().Put({}, Payload(100)));
+    ASSERT_OK(Send({}, Payload(100)));
+    OfferRx(2048);
+    ASSERT_OK(driver_->WaitUsed(kRx));
+    ASSERT_TRUE(driver_->Reset());
+    EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  }
+}
+
+TEST_P(NetTest, AnInterfaceThatIsGoneWhenTheDriverStartsTakesTheLinkDown) {
+  Make();
+  ASSERT_TRUE(driver_->Reset());
+  wire().control_error = EBADFD;
+  wire().gone = true;
+  ASSERT_OK(driver_->Activate());
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_FALSE(net_->link_up());
+  EXPECT_EQ(counters().link_down.value(), 1u);
+  EXPECT_EQ(driver_->interrupts().reset_reason(), std::nullopt);
+}
+
 class NetPairsTest : public NetTest {
  protected:
   absl::StatusOr<uint8_t> Command(const std::string& bytes) {
@@ -440,6 +584,43 @@ TEST_P(NetPairsTest, RefusesOtherCommands) {
   EXPECT_EQ(counters().control_refused.value(), 5u);
   EXPECT_EQ(QueueErrorOf(driver_->Run(4, {Readable("abcd")}).status()),
             QueueError::kBadRequest);
+}
+
+TEST_P(NetPairsTest, ACommandThatIsTooShortNeedsAReset) {
+  Make(kAll, 2);
+  EXPECT_EQ(QueueErrorOf(Command("4").status()), QueueError::kBadRequest);
+}
+
+TEST_P(NetPairsTest, NeedsAResetIfAnInterfacesQueueCannotBeSwitched) {
+  Make(kAll, 2);
+  ASSERT_OK(Send({}, Payload(100)));
+  wire(1).control_error = EINVAL;
+  EXPECT_FALSE(SetPairs(2).ok());
+  EXPECT_EQ(counters().tap_errors.value(), 1u);
+  EXPECT_TRUE(net_->link_up());
+}
+
+TEST_P(NetPairsTest, SwitchingAQueueFindsOutThatTheInterfaceIsGone) {
+  Make(kAll, 2);
+  ASSERT_OK(Send({}, Payload(100)));
+  wire(1).control_error = EBADFD;
+  wire(1).gone = true;
+  EXPECT_THAT(SetPairs(2), IsOkAndHolds(0));
+  EXPECT_FALSE(net_->link_up());
+  EXPECT_EQ(counters().link_down.value(), 1u);
+}
+
+TEST_P(NetPairsTest, TheLinkGoesDownOnce) {
+  Make(kAll, 2);
+  EXPECT_THAT(SetPairs(2), IsOkAndHolds(0));
+  for (int i : {0, 1}) {
+    wire(i).send_error = EBADFD;
+    wire(i).gone = true;
+  }
+  // Both at one time: one of the workers' turns tells the other pair.
+  EXPECT_OK(Send({}, Payload(100), 1));
+  EXPECT_OK(Send({}, Payload(100), 3));
+  EXPECT_EQ(counters().link_down.value(), 1u);
 }
 
 TEST_P(NetPairsTest, WithoutMultiqueueTheThirdQueueIsNotControl) {

@@ -4,6 +4,8 @@
 #include <set>
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/strings/cord.h"
 #include "gtest/gtest.h"
 
 namespace cloister::devices::virtio {
@@ -26,6 +28,17 @@ TEST(QueueErrorTest, EveryReasonHasItsOwnNameAndSurvivesAStatus) {
 TEST(QueueErrorTest, OtherErrorsCarryNoReason) {
   EXPECT_EQ(QueueErrorOf(absl::OkStatus()), std::nullopt);
   EXPECT_EQ(QueueErrorOf(absl::InvalidArgumentError("x")), std::nullopt);
+}
+
+TEST(QueueErrorTest, AReasonThatThereIsNotIsNone) {
+  constexpr char kUrl[] = "cloister/devices/virtio/queue_error";
+  ASSERT_TRUE(
+      MakeQueueError(QueueError::kLoop, "").GetPayload(kUrl).has_value());
+  for (const char* reason : {"", "x", "-1", "13", "4294967296"}) {
+    absl::Status status = absl::InternalError("x");
+    status.SetPayload(kUrl, absl::Cord(reason));
+    EXPECT_EQ(QueueErrorOf(status), std::nullopt) << reason;
+  }
 }
 
 }  // namespace

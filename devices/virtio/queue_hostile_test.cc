@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Drivers that break the rules: every QueueError, for both layouts.
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +12,11 @@
 #include "cloister/devices/virtio/driver_fake.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
 #include "cloister/devices/virtio/queue.h"
+#include "cloister/memory/guest_address.h"
+#include "cloister/memory/guest_memory.h"
+#include "cloister/memory/guest_memory_mapping.h"
+#include "cloister/memory/page_state_map.h"
+#include "cloister/memory/shared_view.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -387,6 +393,17 @@ TEST_P(SplitHostileTest, BoundsChainsWithinATable) {
 }
 
 class PackedHostileTest : public HostileTest {};
+TEST_P(HostileTest, ADescriptorToInterruptAtMeansNothingWithoutTheFeature) {
+  if (!packed()) return;  // split rings have no such flags
+  ram_.Store<uint32_t>(driver_->config().driver, 2u << 16 | 5);
+  driver_->Offer({{At(0), 8, true}});
+  auto chain = queue_->Pop();
+  ASSERT_OK(chain);
+  ASSERT_TRUE(chain->has_value());
+  ASSERT_OK(queue_->Push(**std::move(chain), 0));
+  EXPECT_THAT(queue_->NeedsInterrupt(), base::IsOkAndHolds(true));
+}
+
 INSTANTIATE_TEST_SUITE_P(Packed, PackedHostileTest, ::testing::Values(true));
 
 TEST_P(PackedHostileTest, RefusesBufferIdsBeyondTheRing) {
@@ -406,6 +423,61 @@ TEST_P(PackedHostileTest, CountsEntriesUnderWayAgainstTheRing) {
   }
   Descriptor(0, area_.value(), 8, 0, 0);
   ExpectPop(QueueError::kAvailJump);
+}
+
+// A buffer may lie in two regions of memory that touch: two pieces of it.
+TEST(QueueRegionsTest, ABufferMayCrossRegions) {
+  constexpr uint64_t kStart = 0x100000;
+  std::vector<memory::MemoryRegion> regions;
+  for (uint64_t start : {kStart, kStart + kPageSize}) {
+    auto mapping = memory::HostMapping::CreateMemfd("half", kPageSize, {});
+    ASSERT_OK(mapping);
+    auto region =
+        memory::MemoryRegion::Create(GuestAddress(start), *std::move(mapping));
+    ASSERT_OK(region);
+    regions.push_back(*std::move(region));
+  }
+  ASSERT_OK_AND_ASSIGN(auto memory,
+                       memory::GuestMemory::Create(std::move(regions)));
+  memory::PageStateMap states;
+  ASSERT_OK(states.Set(*memory::GuestRange::CreatePageAligned(
+                           GuestAddress(kStart), 2 * kPageSize),
+                       PageState::kShared));
+  ASSERT_OK_AND_ASSIGN(auto view, memory::SharedView::Create(&memory, &states));
+  QueueConfig config;
+  config.size = 1;
+  config.desc = GuestAddress(kStart);
+  config.driver = GuestAddress(kStart + 0x40);
+  config.device = GuestAddress(kStart + 0x80);
+  ASSERT_OK_AND_ASSIGN(auto queue, Queue::Create(config, *view));
+  const auto store = [&](uint64_t offset, uint16_t value) {
+    ASSERT_OK(memory.Store<uint16_t>(GuestAddress(kStart + offset), value,
+                                     std::memory_order_relaxed));
+  };
+  // 200 bytes, half of them before the border.
+  store(0, static_cast<uint16_t>(kPageSize - 100));
+  store(2, kStart >> 16);
+  store(8, 200);
+  store(12, kWrite);
+  store(0x42, 1);
+  auto chain = queue->Pop();
+  ASSERT_OK(chain);
+  ASSERT_TRUE(chain->has_value());
+  struct Case {
+    uint64_t offset, size;
+    std::vector<size_t> pieces;
+  };
+  for (const Case& each :
+       {Case{0, 200, {100, 100}}, Case{0, 100, {100}}, Case{50, 40, {40}},
+        Case{100, 100, {100}}, Case{150, 50, {50}}, Case{99, 2, {1, 1}}}) {
+    auto iovecs = (*chain)->WritableIovecs(each.offset, each.size);
+    ASSERT_OK(iovecs);
+    std::vector<size_t> sizes;
+    for (const struct iovec& piece : *iovecs) sizes.push_back(piece.iov_len);
+    EXPECT_EQ(sizes, each.pieces) << each.offset << " " << each.size;
+  }
+  EXPECT_FALSE((*chain)->WritableIovecs(101, 100).ok());
+  EXPECT_FALSE((*chain)->WritableIovecs(201, 0).ok());
 }
 
 }  // namespace

@@ -214,10 +214,7 @@ bool VsockConnection::MayRead() const {
 
 bool VsockConnection::HasPacket() const {
   if (state_ == State::kReset) return !finished_;
-  if (send_request_ || send_response_ || send_credit_update_ ||
-      send_credit_request_) {
-    return true;
-  }
+  if (send_request_ || send_response_ || send_credit_update_) return true;
   if (MayRead() && readable_) {
     return credit_.Available() > 0 || !credit_requested_;
   }
@@ -251,11 +248,9 @@ bool VsockConnection::NextControl(VsockHeader& header) {
     header.op = VsockOp::kRequest;
   } else if (std::exchange(send_response_, false)) {
     header.op = VsockOp::kResponse;
-  } else if (std::exchange(send_credit_request_, false)) {
-    header.op = VsockOp::kCreditRequest;
   } else if (send_credit_update_) {
     header.op = VsockOp::kCreditUpdate;
-  } else if (state_ == State::kOpen && (ended & ~shutdown_sent_) != 0) {
+  } else if ((ended & ~shutdown_sent_) != 0) {
     header.op = VsockOp::kShutdown;
     header.flags = shutdown_sent_ = ended;
     if (ended == kBoth) {
@@ -293,7 +288,7 @@ absl::StatusOr<VsockConnection::Outcome> VsockConnection::ReadInto(
   const uint64_t most =
       std::min<uint64_t>({room, credit_.Available(), kMaxPayload});
   if (most == 0) {
-    if (room == 0 || credit_requested_) return Outcome::kNothing;
+    // The guest took credit back that it had given, or never gave any.
     credit_requested_ = true;
     header.op = VsockOp::kCreditRequest;
     return Outcome::kPacket;

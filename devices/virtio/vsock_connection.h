@@ -132,7 +132,6 @@ class VsockConnection {
   bool send_request_ = false;
   bool send_response_ = false;
   bool send_credit_update_ = false;
-  bool send_credit_request_ = false;
   bool credit_requested_ = false;
   bool finished_ = false;
 

@@ -44,6 +44,9 @@ TEST(VsockPacketTest, JudgesFieldsByOperation) {
     plain.flags = 0;
     plain.src_port = kVsockAnyPort;
     EXPECT_FALSE(VsockHeaderIsValid(plain, 0));
+    plain.src_port = 0;
+    plain.dst_port = kVsockAnyPort;
+    EXPECT_FALSE(VsockHeaderIsValid(plain, 0));
   }
   header = VsockHeader();
   header.op = VsockOp::kShutdown;
@@ -51,6 +54,9 @@ TEST(VsockPacketTest, JudgesFieldsByOperation) {
     header.flags = flags;
     EXPECT_EQ(VsockHeaderIsValid(header, 0), flags >= 1 && flags <= 3);
   }
+  header.flags = 1;
+  header.len = 1;
+  EXPECT_FALSE(VsockHeaderIsValid(header, 1));
 }
 
 }  // namespace

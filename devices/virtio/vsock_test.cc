@@ -2,13 +2,17 @@
 #include "cloister/devices/virtio/vsock.h"
 
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,7 +22,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/devices/virtio/device_runner.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/driver_fake_queue.h"
 #include "cloister/devices/virtio/vsock_packet.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -115,10 +121,10 @@ class VsockTest : public ::testing::TestWithParam<bool> {
     EXPECT_EQ(::rmdir(directory_.c_str()), 0) << "something is left behind";
   }
 
-  void Make(int buffers = 64, uint32_t buffer_size = 4096) {
+  void Make(int buffers = 64, uint32_t buffer_size = 4096,
+            FakeDriver::Options with = {}) {
     ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("vsock"));
     ASSERT_OK_AND_ASSIGN(vsock_, Vsock::Create(options_, std::move(worker)));
-    FakeDriver::Options with;
     with.packed = GetParam();
     driver_ = std::make_unique<FakeDriver>(*vsock_, ram_, with);
     ASSERT_OK(driver_->Activate());
@@ -289,12 +295,12 @@ TEST_P(VsockTest, RefusesClientsThatSaySomethingElse) {
   Make();
   for (const char* line :
        {"HELLO 5000\n", "CONNECT\n", "CONNECT x\n", "CONNECT -1\n",
-        "CONNECT 4294967295\n", "CONNECT 4294967296\n", "CONNECT 1 \n",
-        "CONNECT 000000000000000000000000000000000001\n"}) {
+        "CONNECT \n", "CONNECT 4294967295\n", "CONNECT 4294967296\n",
+        "CONNECT 1 \n", "CONNECT 000000000000000000000000000000000001\n"}) {
     Peer peer = Client(line);
     EXPECT_TRUE(peer.Ended()) << line;
   }
-  EXPECT_EQ(counters().clients_refused.value(), 8u);
+  EXPECT_EQ(counters().clients_refused.value(), 9u);
 }
 
 TEST_P(VsockTest, AClientThatSaysNothingIsNotWaitedForForever) {
@@ -581,6 +587,276 @@ TEST_P(VsockTest, LimitsBothDirections) {
   ASSERT_OK(vsock_->UpdateTxLimit(update));
   ASSERT_OK(driver_->WaitUsed(kTx));
   EXPECT_EQ(peer.Read(120), Payload(60) + Payload(60));
+}
+
+// --- What only a hostile guest, or a rude host, does.
+
+TEST_P(VsockTest, AClientThatLeavesWithoutAWordIsRefused) {
+  Make();
+  Client("").Close();
+  EXPECT_TRUE(
+      Eventually([&] { return counters().clients_refused.value() == 1; }));
+}
+
+TEST_P(VsockTest, AnAnswerBeforeTheQuestionIsAMistake) {
+  Make(0);
+  Peer peer = Client("CONNECT 5000\n");
+  host_port_ = uint32_t{1} << 30;  // what it will be called
+  ASSERT_TRUE(Eventually([&] {
+    EXPECT_OK(SendOp(VsockOp::kResponse));
+    return counters().tx_out_of_turn.value() == 1;
+  }));
+  EXPECT_TRUE(Eventually([&] {
+    OfferRx(1, 4096);
+    return counters().closed.value() == 1;
+  }));
+  EXPECT_TRUE(peer.Ended());
+}
+
+TEST_P(VsockTest, DataBeforeTheAnswerIsAMistake) {
+  Make(0);
+  auto listener =
+      VsockListener::Create(absl::StrCat(options_.path, "_", kHostPort));
+  ASSERT_OK(listener);
+  listener_ = *std::move(listener);
+  ASSERT_OK(SendOp(VsockOp::kRequest));
+  ASSERT_OK(SendData("early"));
+  EXPECT_EQ(counters().tx_out_of_turn.value(), 1u);
+  OfferRx(4, 4096);
+  ExpectPacket(VsockOp::kReset);
+}
+
+TEST_P(VsockTest, AnswersToAQuestionAreYesAndNo) {
+  Make();
+  for (VsockOp op :
+       {VsockOp::kReadWrite, VsockOp::kCreditUpdate, VsockOp::kShutdown}) {
+    Peer peer = Client("CONNECT 5000\n");
+    ASSERT_OK_AND_ASSIGN(Packet request, Receive());
+    host_port_ = request.header.src_port;
+    ASSERT_OK(SendOp(op, op == VsockOp::kShutdown ? 3 : 0));
+    ExpectPacket(VsockOp::kReset);
+    EXPECT_TRUE(peer.Ended());
+  }
+  EXPECT_EQ(counters().tx_out_of_turn.value(), 2u);
+}
+
+TEST_P(VsockTest, AClientThatDoesNotReadTheAnswerIsReset) {
+  Make();
+  Peer peer = Client("CONNECT 5000\n");
+  ASSERT_OK_AND_ASSIGN(Packet request, Receive());
+  host_port_ = request.header.src_port;
+  ::shutdown(peer.fd(), SHUT_RD);
+  ASSERT_OK(SendOp(VsockOp::kResponse));
+  ExpectPacket(VsockOp::kReset);
+  EXPECT_EQ(counters().socket_errors.value(), 1u);
+  EXPECT_EQ(counters().opened_by_host.value(), 0u);
+}
+
+TEST_P(VsockTest, DataThatNobodyReadsEndsTheConnection) {
+  Make();
+  Peer peer = OpenFromHost();
+  ASSERT_OK(SendData(""));  // says nothing, and breaks no rule
+  ::shutdown(peer.fd(), SHUT_RD);
+  ASSERT_OK(SendData("lost"));
+  ExpectPacket(VsockOp::kReset);
+  EXPECT_EQ(counters().tx_out_of_turn.value(), 0u);
+}
+
+TEST_P(VsockTest, WhoNoLongerReceivesMayStillSend) {
+  Make();
+  Peer peer = OpenFromHost();
+  ASSERT_OK(SendOp(VsockOp::kShutdown, VsockHeader::kNoReceive));
+  ASSERT_OK(SendData("still there"));
+  EXPECT_EQ(peer.Read(11), "still there");
+  EXPECT_FALSE(peer.Write("nobody reads this"));
+  peer.Close();
+  ASSERT_OK_AND_ASSIGN(Packet gone, Receive());
+  EXPECT_EQ(gone.header.op, VsockOp::kShutdown);
+  EXPECT_EQ(gone.header.flags, VsockHeader::kNoSend | VsockHeader::kNoReceive);
+}
+
+TEST_P(VsockTest, CreditThatIsTakenBackIsAskedForAgain) {
+  options_.rx_limit.operations = {2, 0, hours(1)};
+  Make();
+  Peer peer = OpenFromHost();
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(peer.Write("x"));
+    ASSERT_OK(Receive());
+  }
+  ASSERT_TRUE(peer.Write("kept"));
+  ASSERT_TRUE(Eventually([&] { return vsock_->rx_throttled() > 0; }));
+  // While the packet waits for its turn.
+  guest_buffer_ = 0;
+  ASSERT_OK(SendOp(VsockOp::kCreditUpdate));
+  RateLimiterUpdate update;
+  update.operations = TokenBucketConfig{};
+  ASSERT_OK(vsock_->UpdateRxLimit(update));
+  ExpectPacket(VsockOp::kCreditRequest);
+  guest_buffer_ = 1000;
+  ASSERT_OK(SendOp(VsockOp::kCreditUpdate));
+  ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
+  EXPECT_EQ(packet.payload, "kept");
+}
+
+TEST_P(VsockTest, AGuestThatStopsReceivingGetsNothingThatWaited) {
+  options_.rx_limit.operations = {1, 0, hours(1)};
+  Make();
+  Peer peer = OpenFromHost();
+  ASSERT_TRUE(peer.Write("x"));
+  ASSERT_OK(Receive());
+  ASSERT_TRUE(peer.Write("too late"));
+  ASSERT_TRUE(Eventually([&] { return vsock_->rx_throttled() > 0; }));
+  ASSERT_OK(SendOp(VsockOp::kShutdown, VsockHeader::kNoReceive));
+  RateLimiterUpdate update;
+  update.operations = TokenBucketConfig{};
+  ASSERT_OK(vsock_->UpdateRxLimit(update));
+  ASSERT_OK(SendOp(VsockOp::kCreditRequest));
+  ExpectPacket(VsockOp::kCreditUpdate);
+  EXPECT_EQ(counters().rx_bytes.value(), 1u);
+}
+
+TEST_P(VsockTest, HoldsDataThroughAShutdownUntilItIsRead) {
+  Make();
+  Peer peer = OpenFromGuest();
+  const std::string text = Payload(VsockConnection::kBuffer);
+  for (size_t i = 0; i < text.size(); i += 32768) {
+    ASSERT_OK(SendData(text.substr(i, 32768)));
+  }
+  ASSERT_OK(SendOp(VsockOp::kShutdown,
+                   VsockHeader::kNoSend | VsockHeader::kNoReceive));
+  EXPECT_TRUE(peer.Read(text.size()) == text);
+  EXPECT_TRUE(peer.Ended());
+  auto packet = Receive();
+  while (packet.ok() && packet->header.op == VsockOp::kCreditUpdate) {
+    packet = Receive();
+  }
+  ASSERT_OK(packet);
+  EXPECT_EQ(packet->header.op, VsockOp::kReset);
+}
+
+TEST_P(VsockTest, WhatIsHeldForAPeerThatLeavesIsDropped) {
+  Make();
+  Peer peer = OpenFromGuest();
+  const std::string text = Payload(VsockConnection::kBuffer);
+  for (size_t i = 0; i < text.size(); i += 32768) {
+    ASSERT_OK(SendData(text.substr(i, 32768)));
+  }
+  peer.Close();
+  auto packet = Receive();
+  while (packet.ok() && packet->header.op == VsockOp::kCreditUpdate) {
+    packet = Receive();
+  }
+  ASSERT_OK(packet);
+  EXPECT_EQ(packet->header.op, VsockOp::kReset);
+}
+
+// The store for what the peer did not read yet is never empty, and must not
+// grow for that.
+TEST_P(VsockTest, KeepsUpWithAPeerThatIsAlwaysBehind) {
+  Make();
+  Peer peer = OpenFromGuest();
+  std::string expected;
+  const auto send = [&](size_t size) {
+    const std::string part = Payload(size, expected.size());
+    expected += part;
+    ASSERT_OK(SendData(part));
+  };
+  constexpr size_t kPart = VsockConnection::kBuffer / 8;
+  for (int i = 0; i < 8; ++i) send(kPart);
+  std::string read;
+  for (int round = 0; round < 12; ++round) {
+    read += peer.Read(5 * kPart);
+    uint32_t room = 0;
+    ASSERT_TRUE(Eventually([&] {
+      EXPECT_OK(SendOp(VsockOp::kCreditRequest));
+      auto packet = Receive();
+      while (packet.ok() && packet->header.op != VsockOp::kCreditUpdate) {
+        packet = Receive();
+      }
+      if (!packet.ok()) return false;
+      const uint32_t sent = static_cast<uint32_t>(expected.size());
+      room = packet->header.buf_alloc - (sent - packet->header.fwd_cnt);
+      return room >= kPart;
+    }));
+    for (uint32_t i = 0; i < room / kPart; ++i) send(kPart);
+  }
+  read += peer.Read(expected.size() - read.size());
+  EXPECT_TRUE(read == expected);
+  EXPECT_EQ(counters().tx_over_credit.value(), 0u);
+}
+
+TEST_P(VsockTest, ManyPacketsTakeMoreThanOneTurn) {
+  Make(0);
+  for (size_t i = 0; i < 2 * DeviceRunner::kTurn - 10; ++i) {
+    ASSERT_OK(SendOp(VsockOp::kResponse));
+  }
+  OfferRx(2 * DeviceRunner::kTurn - 10, 64);
+  EXPECT_TRUE(Eventually([&] {
+    return counters().resets_sent.value() == 2 * DeviceRunner::kTurn - 10;
+  }));
+}
+
+TEST_P(VsockTest, SeesABufferThatComesAsItStopsLooking) {
+  bool once = false;
+  std::promise<void> offered;
+  FakeDriver::Options with;
+  with.wrap = [&](uint16_t index,
+                  std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
+    if (index != kRx) return queue;
+    return std::make_unique<LateQueue>(std::move(queue), [&] {
+      if (std::exchange(once, true)) return false;
+      const Buffer buffer = {ram_.Alloc(4096), 4096, true};
+      auto id = driver_->queue(kRx).Offer({{buffer}});
+      EXPECT_TRUE(id.has_value());
+      rx_[*id] = buffer;
+      offered.set_value();
+      return false;
+    });
+  };
+  Make(0, 4096, with);
+  Peer peer = Client("CONNECT 5000\n");
+  offered.get_future().wait();
+  ExpectPacket(VsockOp::kRequest);
+}
+
+TEST_P(VsockTest, ClientsThatAreLateLeaveConnectionsAlone) {
+  options_.patience = std::chrono::milliseconds(20);
+  Make();
+  Peer open = OpenFromHost();
+  Peer late = Client("CONN");
+  EXPECT_TRUE(late.Ended());
+  ASSERT_OK(SendData("still there"));
+  EXPECT_EQ(open.Read(11), "still there");
+}
+
+// The host has no descriptor left for a client, which waits for that.
+TEST_P(VsockTest, TakesClientsAgainOnceThereAreDescriptors) {
+  options_.patience = std::chrono::milliseconds(20);
+  Make();
+  base::UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  struct sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::copy(options_.path.begin(), options_.path.end(), address.sun_path);
+  struct rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  base::UniqueFd lowest(::dup(client.get()));
+  const rlim_t limit = lowest.get();
+  lowest.reset();
+  struct rlimit none = before;
+  none.rlim_cur = limit;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  EXPECT_EQ(::connect(client.get(),
+                      reinterpret_cast<const struct sockaddr*>(&address),
+                      sizeof(address)),
+            0);
+  // More than once: it asks again, after a while.
+  const bool refused =
+      Eventually([&] { return counters().socket_errors.value() >= 2; });
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(refused);
+  Peer peer(std::move(client));
+  ASSERT_TRUE(peer.Write("CONNECT 5000\n"));
+  ExpectPacket(VsockOp::kRequest);
 }
 
 TEST_P(VsockTest, ShortRequestsNeedAReset) {
