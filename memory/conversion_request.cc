@@ -84,20 +84,20 @@ absl::StatusOr<RequestEffect> CheckRequest(const PageStateMap& states,
                                            PageState to) {
   RequestEffect effect;
   for (const GuestRange& range : ranges) {
-    absl::Status status;
-    states.ForEachRange(range, [&](const StateRange& part) {
-      if (part.state == PageState::kNotRam) {
-        status = absl::InvalidArgumentError(absl::StrCat(
-            part.range.ToString(), " in ", range.ToString(), " is not RAM"));
-        return false;
+    // In batches, so that nobody's old map has to be kept for long.
+    StateWalker walker(&states, range);
+    for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+      for (const StateRange& part : batch) {
+        if (part.state == PageState::kNotRam) {
+          return absl::InvalidArgumentError(absl::StrCat(
+              part.range.ToString(), " in ", range.ToString(), " is not RAM"));
+        }
+        uint64_t& sum = part.state == PageState::kAliased ? effect.aliased_bytes
+                        : part.state == to                ? effect.same_bytes
+                                           : effect.changed_bytes;
+        sum += part.range.size();
       }
-      uint64_t& sum = part.state == PageState::kAliased ? effect.aliased_bytes
-                      : part.state == to                ? effect.same_bytes
-                                                        : effect.changed_bytes;
-      sum += part.range.size();
-      return true;
-    });
-    if (!status.ok()) return status;
+    }
   }
   return effect;
 }

@@ -53,7 +53,8 @@ struct RequestEffect {
   uint64_t aliased_bytes = 0;  // clipped: succeed and change nothing
 };
 
-// InvalidArgument unless every page of `ranges` is RAM. Changes nothing.
+// InvalidArgument unless every page of `ranges` is RAM. Changes nothing. The
+// caller keeps the states of `ranges` from changing meanwhile.
 absl::StatusOr<RequestEffect> CheckRequest(const PageStateMap& states,
                                            absl::Span<const GuestRange> ranges,
                                            PageState to);

@@ -134,5 +134,50 @@ TEST(ChunkAtTest, EndsAtMultiplesOfTheAddress) {
   EXPECT_EQ(ChunkAt(range, 0x5000, 0x4000), Range(0x8000, 0x1000));
 }
 
+TEST(StateWalkerTest, BatchesAreTheRangesInOrder) {
+  PageStateMap states;
+  const GuestRange all = Range(0x10000, 64 * kPageSize);
+  ASSERT_OK(states.Set(all, PageState::kPrivate));
+  for (uint64_t at = 0x10000; at < 0x50000; at += 2 * kPageSize) {
+    ASSERT_OK(states.Set(Range(at, kPageSize), PageState::kShared));
+  }
+  std::vector<StateRange> expected;
+  const GuestRange asked = Range(0xf000, 66 * kPageSize);
+  states.ForEachRange(asked, [&](const StateRange& part) {
+    expected.push_back(part);
+    return true;
+  });
+  ASSERT_EQ(expected.size(), 66u);
+  for (size_t limit : {size_t{1}, size_t{7}, size_t{66}, size_t{1000}}) {
+    StateWalker walker(&states, asked);
+    std::vector<StateRange> walked;
+    for (auto batch = walker.Next(limit); !batch.empty();
+         batch = walker.Next(limit)) {
+      EXPECT_LE(batch.size(), limit);
+      walked.insert(walked.end(), batch.begin(), batch.end());
+    }
+    EXPECT_EQ(walked, expected) << limit;
+    EXPECT_TRUE(walker.Next(limit).empty());
+  }
+}
+
+// It goes on from where it was, whatever the ranges have become.
+TEST(StateWalkerTest, SeesChangesAhead) {
+  PageStateMap states;
+  ASSERT_OK(states.Set(Range(0, 8 * kPageSize), PageState::kPrivate));
+  ASSERT_OK(states.Set(Range(0, kPageSize), PageState::kShared));
+  StateWalker walker(&states, Range(0, 8 * kPageSize));
+  EXPECT_EQ(walker.Next(1), std::vector<StateRange>(
+                                {{Range(0, kPageSize), PageState::kShared}}));
+  ASSERT_OK(states.Set(Range(0, 2 * kPageSize), PageState::kAliased));
+  EXPECT_EQ(walker.Next(1),
+            std::vector<StateRange>(
+                {{Range(kPageSize, kPageSize), PageState::kAliased}}));
+  EXPECT_EQ(walker.Next(1),
+            std::vector<StateRange>(
+                {{Range(2 * kPageSize, 6 * kPageSize), PageState::kPrivate}}));
+  EXPECT_TRUE(walker.Next(1).empty());
+}
+
 }  // namespace
 }  // namespace cloister::memory
