@@ -2,7 +2,6 @@
 #include "cloister/devices/virtio/balloon.h"
 
 #include <chrono>
-#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -350,15 +349,11 @@ TEST_P(BalloonReportTest, CountsReportsThatTheHostCannotFollow) {
 TEST_P(BalloonReportTest, SeesAReportThatComesAsItStopsLooking) {
   Make();
   const Buffer late = Report(2);
-  bool once = false;
-  std::promise<void> offered;
-  MakeLate(4, [&] {
-    if (std::exchange(once, true)) return false;
+  const LateQueue::First first = LateQueue::Once([this, late] {
     EXPECT_TRUE(driver_->queue(4).Offer({{late}}).has_value());
-    offered.set_value();
-    return false;
   });
-  offered.get_future().wait();
+  MakeLate(4, first.moment);
+  first.done.wait();
   EXPECT_OK(driver_->WaitUsed(4));
   EXPECT_THAT(pages_.Take(), ElementsAre("all", Discarded(late)));
 }

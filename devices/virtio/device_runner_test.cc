@@ -232,23 +232,19 @@ TEST_F(DeviceRunnerTest, ARingThatGoesAwayBeforeTheInterruptNeedsAReset) {
 }
 
 TEST_F(DeviceRunnerTest, SeesARequestThatComesAsItStopsLooking) {
-  bool once = false;
-  std::promise<void> offered;
+  FakeDriver* late = nullptr;
+  const LateQueue::First first = LateQueue::Once([this, &late] {
+    EXPECT_TRUE(late->queue(0).Offer({{Some()}}).has_value());
+  });
   FakeDriver::Options options;
   options.queues = {0};
-  FakeDriver* late = nullptr;
-  options.wrap = [&](uint16_t, std::unique_ptr<Queue> queue) {
-    return std::make_unique<LateQueue>(std::move(queue), [&] {
-      if (std::exchange(once, true)) return false;
-      EXPECT_TRUE(late->queue(0).Offer({{Some()}}).has_value());
-      offered.set_value();
-      return false;
-    });
+  options.wrap = [first](uint16_t, std::unique_ptr<Queue> queue) {
+    return std::make_unique<LateQueue>(std::move(queue), first.moment);
   };
   FakeDriver driver(*echo_, ram_, options);
   late = &driver;
   ASSERT_OK(driver.Activate());
-  offered.get_future().wait();
+  first.done.wait();
   EXPECT_OK(driver.WaitUsed(0));
 }
 

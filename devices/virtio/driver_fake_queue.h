@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -21,6 +22,29 @@ class LateQueue : public Queue {
   // What the driver does then, on the device's thread; true if the device is to
   // be told that there is more, whether there is or not.
   using Moment = std::function<bool()>;
+
+  // A moment at which the driver does `act`, the first time only, and how to
+  // wait until it has. Devices may look again for as long as they have the
+  // queue.
+  struct First {
+    Moment moment;
+    std::shared_future<void> done;
+  };
+  static First Once(std::function<void()> act) {
+    struct State {
+      bool over = false;  // the device's thread's
+      std::promise<void> done;
+    };
+    auto state = std::make_shared<State>();
+    std::shared_future<void> done = state->done.get_future().share();
+    return {[state, act = std::move(act)] {
+              if (std::exchange(state->over, true)) return false;
+              act();
+              state->done.set_value();
+              return false;
+            },
+            done};
+  }
 
   LateQueue(std::unique_ptr<Queue> queue, Moment moment)
       : queue_(std::move(queue)), moment_(std::move(moment)) {}

@@ -2,7 +2,6 @@
 #include "cloister/devices/virtio/net.h"
 
 #include <chrono>
-#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -492,22 +491,18 @@ TEST_P(NetTest, ADriverWithoutAReceiveQueueGetsNothing) {
 }
 
 TEST_P(NetTest, SeesABufferThatComesAsItStopsLooking) {
-  bool once = false;
-  std::promise<void> offered;
+  const LateQueue::First first = LateQueue::Once([this] {
+    const Buffer buffer = Writable(2048);
+    EXPECT_TRUE(driver_->queue(kRx).Offer({{buffer}}).has_value());
+  });
   FakeDriver::Options with;
-  with.wrap = [&](uint16_t index,
-                  std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
+  with.wrap = [first](uint16_t index,
+                      std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
     if (index != kRx) return queue;
-    return std::make_unique<LateQueue>(std::move(queue), [&] {
-      if (std::exchange(once, true)) return false;
-      const Buffer buffer = Writable(2048);
-      EXPECT_TRUE(driver_->queue(kRx).Offer({{buffer}}).has_value());
-      offered.set_value();
-      return false;
-    });
+    return std::make_unique<LateQueue>(std::move(queue), first.moment);
   };
   Make(kAll, 1, {}, {}, with);
-  offered.get_future().wait();
+  first.done.wait();
   ASSERT_TRUE(wire().Put({}, Payload(100)));
   EXPECT_OK(driver_->WaitUsed(kRx));
 }
@@ -524,6 +519,10 @@ TEST_P(NetTest, ADriverThatOnlyPretendsDoesNotHoldTheWorker) {
     Make(kAll, 1, limit, {}, with);
     ASSERT_TRUE(wire().Put({}, Payload(100)));
     ASSERT_OK(Send({}, Payload(100)));
+    if (bandwidth != 0) {
+      ASSERT_TRUE(
+          Eventually([&] { return counters().rx_no_buffers.value() > 1000; }));
+    }
     OfferRx(2048);
     ASSERT_OK(driver_->WaitUsed(kRx));
     ASSERT_TRUE(driver_->Reset());

@@ -434,9 +434,13 @@ TEST_F(PciTransportTest, RefusesNotificationPortsInUse) {
   parts.pio = &pio_;
   parts.view = &ram_.view();
   parts.irq = &irq_;
+  parts.mmio = &mmio_;
+  parts.msi = &msi_;
   EXPECT_THAT(
-      PciTransport::Create(std::make_unique<FakeTarget>(), parts,
-                           {.registers = 0x6000, .notify = kNotify}, {}),
+      PciTransport::Create(
+          std::make_unique<FakeTarget>(), parts,
+          {.registers = 0x6000, .notify = kNotify, .msix = kMsix + 0x10000},
+          {}),
       base::StatusIs(absl::StatusCode::kAlreadyExists));
   // Nothing of it is left where it was put first.
   EXPECT_EQ(In<uint32_t>(0x6000), ~0u);
