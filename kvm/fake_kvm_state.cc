@@ -2,6 +2,7 @@
 #include "cloister/kvm/fake_kvm_state.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -178,8 +179,7 @@ int FakeKvm::State::SetRegion(
        0xfff) != 0 ||
       last < region.guest_phys_addr ||
       (bound && (region.flags & ~KVM_MEM_GUEST_MEMFD) != 0) ||
-      (bound &&
-       kinds[static_cast<int>(region.guest_memfd)] != FakeKind::kGuestMemfd)) {
+      (bound && !IsGuestMemfd(static_cast<int>(region.guest_memfd)))) {
     return Fail(EINVAL);
   }
   for (const auto& [number, other] : table) {
@@ -195,6 +195,11 @@ int FakeKvm::State::SetRegion(
                         bound ? static_cast<int>(region.guest_memfd) : -1,
                         region.guest_memfd_offset};
   return 0;
+}
+
+bool FakeKvm::State::IsGuestMemfd(int fd) const {
+  struct stat file = {};
+  return fstat(fd, &file) == 0 && guest_memfds.count(file.st_ino) != 0;
 }
 
 int FakeKvm::State::CreateGuestMemfd(
@@ -213,6 +218,8 @@ int FakeKvm::State::CreateGuestMemfd(
     close(fd);
     return Fail(error);
   }
+  struct stat file = {};
+  if (fstat(fd, &file) == 0) guest_memfds.insert(file.st_ino);
   return fd;
 }
 

@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -51,6 +52,7 @@ struct FakeKvm::State {
   std::deque<int> open_errors, mmap_errors, fallocate_errors;
 
   std::map<int, FakeKind> kinds;
+  std::set<uint64_t> guest_memfds;  // by inode: descriptors are duplicated
   std::map<int, Vcpu> vcpus;
   std::map<int, std::map<uint32_t, MemorySlot>> slots;
   std::map<std::pair<int, unsigned long>, std::vector<uint8_t>> blobs;
@@ -71,6 +73,7 @@ struct FakeKvm::State {
   int VmIoctl(int fd, unsigned long request, uintptr_t argument);
   int VcpuIoctl(int fd, unsigned long request, uintptr_t argument);
   int SetRegion(int fd, const struct kvm_userspace_memory_region2& region);
+  bool IsGuestMemfd(int fd) const;
   int CreateGuestMemfd(const struct kvm_create_guest_memfd& argument);
   int CreateVcpu(int fd, uint32_t id);
   int Attributes(const struct kvm_memory_attributes& attributes);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/cli/sandbox/identity.h"
 
+#include <grp.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -63,6 +64,8 @@ TEST(IdentityTest, NamesAreThoseOfTheFiles) {
 // In processes of their own: there is no way back.
 
 int BecomeAndLook() {
+  const gid_t groups[] = {1, 2};
+  if (::setgroups(2, groups) != 0) return 11;
   if (!EmptyBoundingSet().ok()) return 1;
   if (!BecomeIdentity({.uid = 12345, .gid = 23456}).ok()) return 2;
   if (::getuid() != 12345 || ::geteuid() != 12345) return 3;
