@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Disks of real guests, in the lab: a root file system, data that must come
-// back, host disks that fail, fill up or dawdle.
+// back, host disks that fail, fill up or dawdle; all of them in one guest,
+// since a boot takes longer than most of it.
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +28,7 @@ namespace cloister::tests {
 namespace {
 
 using ::cloister::base::IsOkAndHolds;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -103,7 +108,8 @@ struct Options {
   std::string memory = "256M";
 };
 
-absl::StatusOr<std::unique_ptr<GuestProcess>> Boot(const Options& options) {
+absl::StatusOr<std::unique_ptr<GuestProcess>> Boot(
+    const Options& options, const std::function<void()>& prepare = nullptr) {
   std::vector<std::string> argv = {
       kCloister,
       "run",
@@ -118,20 +124,7 @@ absl::StatusOr<std::unique_ptr<GuestProcess>> Boot(const Options& options) {
       "--confidential",
       options.backend};
   argv.insert(argv.end(), options.more.begin(), options.more.end());
-  return GuestProcess::Start(argv);
-}
-
-// Boots, runs a shell command in the guest to its end, and powers off; all that
-// came out.
-std::string RunGuest(Options options, const std::string& command) {
-  options.append = absl::StrCat("cloister.run=\"", command, "\"");
-  auto guest = Boot(options);
-  if (!guest.ok()) {
-    ADD_FAILURE() << guest.status();
-    return "";
-  }
-  EXPECT_THAT((*guest)->Wait(kPatience), IsOkAndHolds(0)) << (*guest)->output();
-  return absl::StrReplaceAll((*guest)->output(), {{"\r", ""}});
+  return GuestProcess::Start(argv, prepare);
 }
 
 class BackendTest : public ::testing::TestWithParam<const char*> {
@@ -141,14 +134,11 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, BackendTest,
-                         ::testing::Values("off", "sw-protected"),
-                         [](const ::testing::TestParamInfo<const char*>& info) {
-                           return std::string(info.param) == "off"
-                                      ? "off"
-                                      : "sw_protected";
-                         });
+std::string BackendName(const ::testing::TestParamInfo<const char*>& info) {
+  return std::string(info.param) == "off" ? "off" : "sw_protected";
+}
 
+// Looks round, then does what the console says, one command a line.
 constexpr char kInit[] = R"(#!/bin/busybox sh
 PATH=/bin
 while read -r device mount type _; do
@@ -156,37 +146,236 @@ while read -r device mount type _; do
 done </proc/mounts
 sha256sum -c -s /manifest && echo "root: the manifest holds"
 echo "the guest was here" >/witness
+echo "root: ready"
+while read -r line && [ "$line" != leave ]; do
+  eval "$line"
+  echo "ended with $?."
+done
 sync
 mount -o remount,ro / && echo "root: read-only again"
 poweroff -f
 )";
 
-TEST_P(BackendTest, MountsAnExt4RootAndBootsIt) {
-  Scratch scratch;
-  const std::string tree = scratch.File("tree");
-  const std::string image = scratch.File("root.img");
+// A guest with an ext4 root on its first disk, and disks of every sort.
+class DisksTest : public BackendTest {
+ protected:
   // The guest's own initramfs, as a root file system.
-  Sh(absl::StrCat("mkdir ", tree, "; cd ", tree, "; cpio -idmu --quiet <",
-                  GuestFile("DEBIAN_6_1", "INITRAMFS"), "; rm -f bin/init"));
-  std::ofstream(tree + "/bin/init") << kInit;
-  Sh(absl::StrCat("cd ", tree,
-                  "; chmod 755 bin/init; "
-                  "head -c 8388608 /dev/urandom >blob; "
-                  "find lib blob bin/busybox -type f | sort | "
-                  "xargs sha256sum >manifest; "
-                  "mke2fs -q -t ext4 -d . ",
-                  image, " 96M"));
-  Options options = With({"--disk", image});
-  options.append = "cloister.root=/dev/vda";
-  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
-  EXPECT_OK(guest->Expect("root: /dev/vda is ext4", kPatience));
-  EXPECT_OK(guest->Expect("root: the manifest holds", kPatience));
-  EXPECT_OK(guest->Expect("root: read-only again", kPatience));
-  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
-  Sh("e2fsck -fn " + image);
-  EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + image),
+  std::string MakeRoot() {
+    const std::string tree = scratch_.File("tree");
+    const std::string image = scratch_.File("root.img");
+    Sh(absl::StrCat("mkdir ", tree, "; cd ", tree, "; cpio -idmu --quiet <",
+                    GuestFile("DEBIAN_6_1", "INITRAMFS"), "; rm -f bin/init"));
+    std::ofstream(tree + "/bin/init") << kInit;
+    Sh(absl::StrCat("cd ", tree,
+                    "; chmod 755 bin/init; "
+                    "head -c 4194304 /dev/urandom >blob; "
+                    "find lib blob bin/busybox -type f | sort | "
+                    "xargs sha256sum >manifest; "
+                    "mke2fs -q -t ext4 -d . ",
+                    image, " 96M"));
+    return image;
+  }
+
+  // A disk whose second half is broken.
+  std::string MakeBroken(const char* name) {
+    const std::string loop =
+        scratch_.Loop(scratch_.Image(absl::StrCat(name, ".img"), 16));
+    return scratch_.Map(
+        name, absl::StrCat("0 16384 linear ", loop, " 0\n16384 16384 error\n"));
+  }
+
+  void AddDisk(const std::string& options) {
+    more_.insert(more_.end(), {"--disk", options});
+  }
+
+  // The disks, in the order of the guest's names for them.
+  void MakeDisks() {
+    AddDisk(root_ = MakeRoot());                           // vda
+    AddDisk((data_ = scratch_.Image("data.img", MiB())) +  // vdb
+            ",serial=first-one");
+    given_ = scratch_.Image("given.img", kGivenMiB);
+    Sh(absl::StrCat("tests/virtio_blk_guest fill ", given_, " ", kGivenMiB,
+                    " 8"));
+    AddDisk(given_ + ",ro,id=second");                                   // vdc
+    AddDisk((broken_[0] = MakeBroken("half")) + ",id=half");             // vdd
+    AddDisk((broken_[1] = MakeBroken("direct")) + ",direct,id=direct");  // vde
+    AddDisk(small_.Image("sparse.img", 64) + ",id=sparse");              // vdf
+    AddDisk((shrinks_ = scratch_.Image("shrinks.img", 16)) +
+            ",id=shrinks");  // vdg
+    slow_loop_ = scratch_.Loop(scratch_.Image("slow.img", 16));
+    AddDisk(slow_ = scratch_.Map(
+                "slow", absl::StrCat("0 32768 linear ", slow_loop_, " 0\n")));
+    AddDisk(scratch_.Image("fast.img", 16) + ",id=fast");  // vdi
+  }
+
+  // The monitor's own messages go to a file, where the guest's do not cut them.
+  void BootWithDisks() {
+    MakeDisks();
+    tap_ = absl::StrCat("blk", getpid());
+    Sh(absl::StrCat("ip tuntap add ", tap_, " mode tap vnet_hdr; ip addr add ",
+                    "10.98.0.1/24 dev ", tap_, "; ip link set ", tap_, " up"));
+    more_.insert(more_.end(), {"--net", absl::StrCat("tap=", tap_)});
+    Options options = With(more_);
+    options.append = "cloister.root=/dev/vda";
+    messages_ = scratch_.File("messages");
+    ASSERT_OK_AND_ASSIGN(guest_, Boot(options, [this] {
+                           const int file = ::open(messages_.c_str(),
+                                                   O_WRONLY | O_CREAT, 0644);
+                           if (::dup2(file, STDERR_FILENO) < 0) ::_exit(126);
+                         }));
+    ASSERT_OK(guest_->Expect("root: /dev/vda is ext4", kPatience))
+        << Messages();
+    ASSERT_OK(guest_->Expect("root: the manifest holds", kPatience));
+    ASSERT_OK(guest_->Expect("root: ready", kPatience));
+  }
+
+  // Runs a command in the guest; what it said.
+  std::string Do(const std::string& command) {
+    const size_t before = guest_->output().size();
+    EXPECT_OK(guest_->Type(command + "\n"));
+    EXPECT_OK(guest_->Expect("ended with ", kPatience)) << command;
+    EXPECT_OK(guest_->Expect(".", kPatience)) << command;
+    return absl::StrReplaceAll(guest_->output().substr(before), {{"\r", ""}});
+  }
+
+  void TheGuestSeesWhatItsDisksAre();
+  void DataComesBackAsItWas();
+  void AnErrorOfTheDiskIsAnErrorOfTheRequest();
+  void AFullHostIsAnErrorOfTheRequest();
+  void AShrinkingFileIsAnErrorOfTheRequest();
+  void ASlowDiskDelaysNobodyElse();
+
+  std::string Messages() const {
+    std::ifstream file(messages_);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  }
+
+  static int MiB() { return Soak() ? 1024 : 64; }
+  static constexpr int kGivenMiB = 64;
+
+  Scratch scratch_;
+  Scratch small_{"12m"};
+  std::string root_, data_, given_, broken_[2], shrinks_, slow_, slow_loop_;
+  std::string tap_, messages_;
+  std::vector<std::string> more_;
+  std::unique_ptr<GuestProcess> guest_;
+};
+
+void DisksTest::TheGuestSeesWhatItsDisksAre() {
+  const std::string output =
+      Do("cd /sys/block; cat vdb/serial; echo; echo size $(cat vdb/size); "
+         "echo ro $(cat vdb/ro) $(cat vdc/ro); cat vdc/serial; echo; "
+         "echo cache $(cat vdb/queue/write_cache); cd /; "
+         "blk_guest discard /dev/vdi 0 1048576; "
+         "blk_guest try write /dev/vdc 0");
+  EXPECT_THAT(output, HasSubstr("first-one\n"));
+  EXPECT_THAT(output, HasSubstr("\nsecond\n"));
+  EXPECT_THAT(output, HasSubstr(absl::StrCat("size ", MiB() * 2048, "\n")));
+  EXPECT_THAT(output, HasSubstr("ro 0 1\n"));
+  EXPECT_THAT(output, HasSubstr("cache write back\n"));
+  EXPECT_THAT(output, HasSubstr("blk_guest: discarded\n"));
+  EXPECT_THAT(output, HasSubstr("write: EPERM\n"));
+}
+
+void DisksTest::DataComesBackAsItWas() {
+  const std::string output =
+      Do(absl::StrCat("blk_guest fill /dev/vdb ", MiB(),
+                      " 7 && blk_guest check /dev/vdb ", MiB(), " 7"));
+  EXPECT_THAT(output, HasSubstr(absl::StrCat("checked ", MiB(), " MiB")));
+  EXPECT_THAT(output, HasSubstr("ended with 0."));
+  // On the host, and the other way round.
+  Sh(absl::StrCat("tests/virtio_blk_guest check ", data_, " ", MiB(), " 7"));
+  EXPECT_THAT(Do(absl::StrCat("blk_guest check /dev/vdc ", kGivenMiB, " 8")),
+              HasSubstr(absl::StrCat("checked ", kGivenMiB, " MiB")));
+}
+
+void DisksTest::AnErrorOfTheDiskIsAnErrorOfTheRequest() {
+  const char* const names[] = {"/dev/vdd", "/dev/vde"};
+  for (int i = 0; i < 2; ++i) {
+    const std::string name = names[i];
+    const std::string bad = absl::StrCat(" ", name, " 12582912; ");
+    const std::string output = Do(absl::StrCat(
+        "blk_guest fill ", name, " 4 5; blk_guest try read", bad,
+        "blk_guest try write", bad, "blk_guest try fsync", bad,
+        "blk_guest try read ", name, " 0; blk_guest check ", name, " 4 5"));
+    EXPECT_THAT(output, HasSubstr("filled 4 MiB\n"));
+    EXPECT_THAT(output, HasSubstr("read: EIO\n"));
+    EXPECT_THAT(output, HasSubstr("write: EIO\n"));
+    EXPECT_THAT(output, HasSubstr("fsync: EIO\n"));
+    EXPECT_THAT(output, HasSubstr("read: done\n"));
+    EXPECT_THAT(output, HasSubstr("checked 4 MiB\n"));
+    Sh(absl::StrCat("tests/virtio_blk_guest check ", broken_[i], " 4 5"));
+  }
+  // And outside.
+  for (const char* id : {"half: ", "direct: "}) {
+    EXPECT_THAT(Messages(),
+                ContainsRegex(absl::StrCat(id, "[^\n]*failed: EIO")));
+  }
+}
+
+void DisksTest::AFullHostIsAnErrorOfTheRequest() {
+  const std::string output =
+      Do("blk_guest fill /dev/vdf 4 6; blk_guest fill /dev/vdf 32 9; "
+         "blk_guest try read /dev/vdf 0; blk_guest check /dev/vdf 4 9");
+  EXPECT_THAT(output, HasSubstr("filled 4 MiB\n"));
+  EXPECT_THAT(output, Not(HasSubstr("filled 32 MiB\n")));
+  EXPECT_THAT(output, HasSubstr("blk_guest: fsync: EIO\n"));
+  EXPECT_THAT(output, HasSubstr("read: done\n"));
+  EXPECT_THAT(Messages(), ContainsRegex("sparse: [^\n]*failed: ENOSPC"));
+}
+
+void DisksTest::AShrinkingFileIsAnErrorOfTheRequest() {
+  Sh("truncate -s 4M " + shrinks_);
+  const std::string output =
+      Do("blk_guest try read /dev/vdg 8388608; "
+         "blk_guest try write /dev/vdg 8388608; "
+         "blk_guest try write /dev/vdg 0");
+  EXPECT_THAT(output, HasSubstr("read: EIO\n"));
+  EXPECT_THAT(output, HasSubstr("write: EIO\n"));
+  EXPECT_THAT(output, HasSubstr("write: done\n"));
+  EXPECT_THAT(Sh("stat -c %s " + shrinks_), HasSubstr("4194304"));
+}
+
+// While one disk takes its time nothing else waits. No timing is measured: the
+// delay lasts until the test ends it.
+void DisksTest::ASlowDiskDelaysNobodyElse() {
+  // Only now: the driver has read the partition table.
+  Sh(absl::StrCat("echo 0 32768 delay ", slow_loop_, " 0 3600000 | ",
+                  "dmsetup load --noudevsync ", slow_,
+                  "; dmsetup resume --noudevsync ", slow_));
+  Do("blk_guest try read /dev/vdh 8388608 >/slow &");
+  EXPECT_THAT(Do("echo console $((40 + 2))"), HasSubstr("console 42\n"));
+  EXPECT_THAT(Do("ip link set eth0 up; ip addr add 10.98.0.2/24 dev eth0; "
+                 "ping -c 3 10.98.0.1"),
+              HasSubstr("3 packets received"));
+  EXPECT_THAT(Do("blk_guest fill /dev/vdi 8 3 && blk_guest check /dev/vdi 8 3"),
+              HasSubstr("checked 8 MiB"));
+  EXPECT_THAT(Do("cat /slow"), Not(HasSubstr("read: ")));
+  // What it delays is let go.
+  Sh("dmsetup suspend --noudevsync " + slow_);
+  Sh("dmsetup resume --noudevsync " + slow_);
+  EXPECT_THAT(Do("wait; cat /slow"), HasSubstr("read: done\n"));
+}
+
+TEST_P(DisksTest, OneGuestWithAllOfThem) {
+  ASSERT_NO_FATAL_FAILURE(BootWithDisks());
+  TheGuestSeesWhatItsDisksAre();
+  DataComesBackAsItWas();
+  AnErrorOfTheDiskIsAnErrorOfTheRequest();
+  AFullHostIsAnErrorOfTheRequest();
+  AShrinkingFileIsAnErrorOfTheRequest();
+  ASlowDiskDelaysNobodyElse();
+  EXPECT_OK(guest_->Type("leave\n"));
+  EXPECT_OK(guest_->Expect("root: read-only again", kPatience));
+  EXPECT_THAT(guest_->Wait(kPatience), IsOkAndHolds(0)) << guest_->output();
+  Sh("ip link del " + tap_);
+  Sh("e2fsck -fn " + root_);
+  EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + root_),
               HasSubstr("the guest was here"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Backends, DisksTest,
+                         ::testing::Values("off", "sw-protected"), BackendName);
 
 // Unpacks packages as root, without their scripts, and adds what those would
 // have made: links, users, and a service that looks round and powers off.
@@ -232,7 +421,8 @@ ln -s ../look-round.service etc/systemd/system/multi-user.target.wants/
 
 TEST_P(BackendTest, BootsADebianRootWithSystemd) {
   if (std::getenv("CLOISTER_DEBIAN_ROOT") == nullptr) {
-    GTEST_SKIP() << "only in ./dev soak: $CLOISTER_DEBIAN_ROOT is not set";
+    GTEST_SKIP() << "not applicable: only in ./dev soak, which has a Debian "
+                    "root in $CLOISTER_DEBIAN_ROOT";
   }
   constexpr std::chrono::seconds kLong(1500);
   Scratch scratch;
@@ -256,141 +446,8 @@ TEST_P(BackendTest, BootsADebianRootWithSystemd) {
               HasSubstr("the guest was here"));
 }
 
-TEST_P(BackendTest, DataComesBackAsItWas) {
-  Scratch scratch;
-  const int mib = Soak() ? 1024 : 64;
-  const std::string image = scratch.Image("data.img", mib);
-  const std::string output =
-      RunGuest(With({"--disk", image}),
-               absl::StrCat("blk_guest fill /dev/vda ", mib,
-                            " 7 && blk_guest check /dev/vda ", mib, " 7"));
-  EXPECT_THAT(output, HasSubstr(absl::StrCat("checked ", mib, " MiB")));
-  EXPECT_THAT(output, HasSubstr("command ended with 0"));
-  // On the host, and the other way round.
-  Sh(absl::StrCat("tests/virtio_blk_guest check ", image, " ", mib, " 7"));
-  Sh(absl::StrCat("tests/virtio_blk_guest fill ", image, " ", mib, " 8"));
-  EXPECT_THAT(RunGuest(With({"--disk", image + ",ro"}),
-                       absl::StrCat("blk_guest check /dev/vda ", mib, " 8")),
-              HasSubstr(absl::StrCat("checked ", mib, " MiB")));
-}
-
-TEST_P(BackendTest, AGuestSeesWhatItsDisksAre) {
-  Scratch scratch;
-  const std::string output = RunGuest(
-      With({"--disk", scratch.Image("a.img", 8) + ",serial=first-one", "--disk",
-            scratch.Image("b.img", 16) + ",ro,id=second"}),
-      "cd /sys/block; cat vda/serial; echo; echo vda/size $(cat vda/size);"
-      "echo ro $(cat vda/ro) $(cat vdb/ro); cat vdb/serial; echo;"
-      "echo cache $(cat vda/queue/write_cache);"
-      "blk_guest discard /dev/vda 0 1048576;"
-      "blk_guest try write /dev/vdb 0");
-  EXPECT_THAT(output, HasSubstr("first-one\n"));
-  EXPECT_THAT(output, HasSubstr("second\n"));
-  EXPECT_THAT(output, HasSubstr("vda/size 16384\n"));
-  EXPECT_THAT(output, HasSubstr("ro 0 1\n"));
-  EXPECT_THAT(output, HasSubstr("cache write back\n"));
-  EXPECT_THAT(output, HasSubstr("blk_guest: discarded\n"));
-  EXPECT_THAT(output, HasSubstr("write: EPERM\n"));
-}
-
-// The second half of the disk is broken.
-TEST_P(BackendTest, AnErrorOfTheDiskIsAnErrorOfTheRequest) {
-  Scratch scratch;
-  const std::string loop = scratch.Loop(scratch.Image("half.img", 16));
-  const std::string disk = scratch.Map(
-      "broken",
-      absl::StrCat("0 16384 linear ", loop, " 0\n16384 16384 error\n"));
-  for (const char* direct : {"", ",direct"}) {
-    const std::string output = RunGuest(
-        With({"--disk", disk + direct}),
-        "blk_guest fill /dev/vda 4 5; blk_guest try read /dev/vda 12582912;"
-        "blk_guest try write /dev/vda 12582912;"
-        "blk_guest try fsync /dev/vda 12582912;"
-        "blk_guest try read /dev/vda 0; blk_guest check /dev/vda 4 5");
-    EXPECT_THAT(output, HasSubstr("filled 4 MiB\n"));
-    EXPECT_THAT(output, HasSubstr("read: EIO\n"));
-    EXPECT_THAT(output, HasSubstr("write: EIO\n"));
-    EXPECT_THAT(output, HasSubstr("fsync: EIO\n"));
-    EXPECT_THAT(output, HasSubstr("read: done\n"));
-    EXPECT_THAT(output, HasSubstr("checked 4 MiB\n"));
-    // And outside.
-    EXPECT_THAT(output, HasSubstr("disk0: "));
-    EXPECT_THAT(output, HasSubstr("failed: EIO"));
-    Sh(absl::StrCat("tests/virtio_blk_guest check ", disk, " 4 5"));
-  }
-}
-
-TEST_P(BackendTest, AFullHostIsAnErrorOfTheRequest) {
-  Scratch scratch("12m");
-  const std::string image = scratch.Image("sparse.img", 64);
-  const std::string output =
-      RunGuest(With({"--disk", image}),
-               "blk_guest fill /dev/vda 4 6; blk_guest fill /dev/vda 32 9;"
-               "blk_guest try read /dev/vda 0; blk_guest check /dev/vda 4 9");
-  EXPECT_THAT(output, HasSubstr("filled 4 MiB\n"));
-  EXPECT_THAT(output, Not(HasSubstr("filled 32 MiB\n")));
-  EXPECT_THAT(output, HasSubstr("blk_guest: fsync: EIO\n"));
-  EXPECT_THAT(output, HasSubstr("read: done\n"));
-  EXPECT_THAT(output, HasSubstr("failed: ENOSPC"));
-}
-
-TEST_P(BackendTest, AShrinkingFileIsAnErrorOfTheRequest) {
-  Scratch scratch;
-  const std::string image = scratch.Image("shrinks.img", 16);
-  Options options = With({"--disk", image});
-  options.append =
-      "cloister.run=\"echo ready; read x; "
-      "blk_guest try read /dev/vda 8388608; "
-      "blk_guest try write /dev/vda 8388608; "
-      "blk_guest try write /dev/vda 0\"";
-  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
-  ASSERT_OK(guest->Expect("ready", kPatience));
-  Sh("truncate -s 4M " + image);
-  ASSERT_OK(guest->Type("go\n"));
-  EXPECT_OK(guest->Expect("read: EIO"));
-  EXPECT_OK(guest->Expect("write: EIO"));
-  EXPECT_OK(guest->Expect("write: done"));
-  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
-  EXPECT_THAT(Sh("stat -c %s " + image), HasSubstr("4194304"));
-}
-
-// While one disk takes its time nothing else waits: no timing is measured, what
-// counts is who is first.
-TEST_P(BackendTest, ASlowDiskDelaysNobodyElse) {
-  Scratch scratch;
-  const std::string loop = scratch.Loop(scratch.Image("slow.img", 16));
-  const std::string slow =
-      scratch.Map("slow", absl::StrCat("0 32768 linear ", loop, " 0\n"));
-  const std::string fast = scratch.Image("fast.img", 16);
-  const std::string tap = absl::StrCat("blk", getpid());
-  Sh(absl::StrCat("ip tuntap add ", tap, " mode tap vnet_hdr; ip addr add ",
-                  "10.98.0.1/24 dev ", tap, "; ip link set ", tap, " up"));
-  Options options = With(
-      {"--disk", slow, "--disk", fast, "--net", absl::StrCat("tap=", tap)});
-  options.append =
-      "cloister.run=\"ip link set eth0 up; ip addr add 10.98.0.2/24 dev eth0;"
-      "echo ready; read x;"
-      "blk_guest try read /dev/vda 8388608 & echo started;"
-      "read x; echo console $x;"
-      "ping -c 3 -W 5 10.98.0.1 >/dev/null && echo network;"
-      "blk_guest fill /dev/vdb 8 3 && blk_guest check /dev/vdb 8 3; wait\"";
-  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
-  ASSERT_OK(guest->Expect("ready", kPatience));
-  // Only now: the driver has read the partition table.
-  Sh(absl::StrCat("echo 0 32768 delay ", loop, " 0 30000 | ",
-                  "dmsetup load --noudevsync ", slow,
-                  "; dmsetup resume --noudevsync ", slow));
-  ASSERT_OK(guest->Type("go\n"));
-  ASSERT_OK(guest->Expect("started"));
-  ASSERT_OK(guest->Type("works\n"));
-  EXPECT_OK(guest->Expect("console works"));
-  EXPECT_OK(guest->Expect("network"));
-  EXPECT_OK(guest->Expect("checked 8 MiB"));
-  EXPECT_THAT(guest->output(), Not(HasSubstr("read: done")));
-  EXPECT_OK(guest->Expect("read: done"));
-  EXPECT_THAT(guest->Wait(), IsOkAndHolds(0)) << guest->output();
-  Sh("ip link del " + tap);
-}
+INSTANTIATE_TEST_SUITE_P(Backends, BackendTest,
+                         ::testing::Values("off", "sw-protected"), BackendName);
 
 }  // namespace
 }  // namespace cloister::tests
