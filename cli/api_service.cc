@@ -102,7 +102,12 @@ absl::Status ApiService::Open() {
     return absl::InvalidArgumentError("--api-tcp: needs --api-token-file");
   }
   ASSIGN_OR_RETURN(std::string token, ReadToken(options_.token_file));
-  ASSIGN_OR_RETURN(tcp_, api::ListenLoopback(options_.tcp));
+  absl::StatusOr<base::UniqueFd> tcp = api::ListenLoopback(options_.tcp);
+  if (!tcp.ok()) {
+    return absl::Status(tcp.status().code(),
+                        absl::StrCat("--api-tcp ", tcp.status().message()));
+  }
+  tcp_ = *std::move(tcp);
   ASSIGN_OR_RETURN(tcp_address_, api::LocalAddress(tcp_.get()));
   return server_->AddListener(tcp_.get(), token);
 }
