@@ -220,7 +220,7 @@ TEST(OptionsTest, MistakesNameTheOption) {
   ExpectUsageError({"run", "--kernel", "/k", "--conversion-rate", "-3"},
                    "--conversion-rate");
   ExpectUsageError({"run", "--kernel", "/k", "--console", "x"},
-                   "stdio or none");
+                   "serial, virtio or none");
   ExpectUsageError({"--log-level", "loud", "doctor"}, "debug, info");
 }
 
