@@ -23,7 +23,7 @@ namespace {
 
 using base::UniqueFd;
 
-constexpr int kPatienceMs = 30000;
+constexpr int kPatienceMs = 120000;
 
 bool Readable(int fd) {
   pollfd poll_fd = {fd, POLLIN, 0};
@@ -194,6 +194,16 @@ absl::Status PtySession::Expect(absl::string_view marker) {
     }
     output_.append(buffer, static_cast<size_t>(size));
   }
+}
+
+absl::Status PtySession::Resize(uint16_t columns, uint16_t rows) {
+  struct winsize size = {};
+  size.ws_col = columns;
+  size.ws_row = rows;
+  if (::ioctl(master_.get(), TIOCSWINSZ, &size) != 0) {
+    return base::ErrnoStatus(errno, "TIOCSWINSZ");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PtySession::Type(absl::string_view text) {

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 #include <termios.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,7 +22,7 @@ namespace cloister::cli {
 // A new pseudo-terminal whose modes no default has, so that only a true copy
 // restores them, and a program that runs on it: either as the session's leader
 // in the foreground, or as a job of a small shell that leads the session and
-// knows job control. Waits are bounded by half a minute. Not thread-safe. What
+// knows job control. No wait sees two minutes of silence. Not thread-safe. What
 // still runs is killed on destruction.
 class PtySession {
  public:
@@ -50,6 +51,9 @@ class PtySession {
   // The terminal's modes, now and when nobody had changed them.
   termios modes() const;
   bool restored() const;
+
+  // Makes the terminal so large, in characters; SIGWINCH follows.
+  absl::Status Resize(uint16_t columns, uint16_t rows);
 
   // Reads output until `marker`, and forgets all up to it.
   absl::Status Expect(absl::string_view marker);
