@@ -77,8 +77,8 @@ def find_tests(bazel):
     query = " + ".join(f"kind(cc_test, //{p}:*)" for p in PACKAGES)
     query += " + " + " + ".join(EXTRA_TESTS)
     corpora = capture(bazel + ["query", "--noshow_progress", "--output=xml",
-                               f"let t = {query} in $t + deps($t, 2) intersect "
-                               "kind(filegroup, //devices/...)"],
+                               f"let t = {query} in $t + (deps($t, 2) intersect "
+                               "kind(filegroup, //devices/...))"],
                       stderr=subprocess.DEVNULL)
     groups, tests = {}, []
     for rule in ElementTree.fromstring(corpora).iter("rule"):
@@ -284,6 +284,8 @@ def main():
     bazel = shlex.split(options.bazel)
     flags = FLAGS + shlex.split(options.flags)
     tests = find_tests(bazel)
+    if not tests:
+        sys.exit("coverage: bazel query finds no tests")
     if not options.keep:
         subprocess.run(bazel + ["build"] + flags + [t for t, _ in tests],
                        check=True)
