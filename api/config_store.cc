@@ -94,10 +94,18 @@ absl::Status CheckConfidential(const Json& confidential) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPolicy(const Json& policy) {
+  if (policy.value("shared_limit", uint64_t{0}) % kPage != 0) {
+    return Wrong("shared_limit: not a multiple of 4096");
+  }
+  return absl::OkStatus();
+}
+
 // Rules between fields of one object.
 absl::Status CheckObject(absl::string_view section, const Json& value) {
   if (section == "machine-config") return CheckMachine(value);
   if (section == "confidential") return CheckConfidential(value);
+  if (section == "memory-policy") return CheckPolicy(value);
   if (section == "network-interfaces" && value.contains("guest_mac")) {
     return CheckMac(value["guest_mac"].get<std::string>());
   }
@@ -176,10 +184,11 @@ void Merge(const Json& change, Json* device) {
 
 const Endpoint* PutOf(absl::string_view section) {
   for (const Endpoint& endpoint : Endpoints()) {
-    const bool sets = endpoint.method == Method::kPut ||
-                      endpoint.operation == Operation::kPatchPolicy;
+    const bool sets = endpoint.operation == Operation::kPatchPolicy ||
+                      (endpoint.method == Method::kPut &&
+                       endpoint.when == When::kBeforeStart);
     if (sets && endpoint.group != Group::kAbsent &&
-        endpoint.when == When::kBeforeStart && SectionOf(endpoint) == section) {
+        SectionOf(endpoint) == section) {
       return &endpoint;
     }
   }
@@ -223,6 +232,9 @@ absl::Status ConfigStore::Apply(const Endpoint& endpoint, absl::string_view id,
   const std::string section = SectionOf(endpoint);
   if (endpoint.method == Method::kPatch) {
     if (value.empty()) return Wrong("nothing to change");
+    if (endpoint.operation == Operation::kPatchPolicy) {
+      RETURN_IF_ERROR(TakeWindows(&value));
+    }
     Json whole = (*json_)[section];
     whole.update(value);
     value = std::move(whole);
@@ -239,6 +251,41 @@ absl::Status ConfigStore::Apply(const Endpoint& endpoint, absl::string_view id,
   }
   (*json_)[section] = std::move(value);
   return absl::OkStatus();
+}
+
+// They are a part of what is launched.
+absl::Status ConfigStore::TakeWindows(Json* policy) {
+  if (!policy->contains("exchange_windows")) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckPolicy(*policy));
+  RETURN_IF_ERROR(CheckWindows((*policy)["exchange_windows"]));
+  (*json_)["confidential"]["exchange_windows"] = (*policy)["exchange_windows"];
+  policy->erase("exchange_windows");
+  return absl::OkStatus();
+}
+
+Json ConfigStore::Policy() const {
+  Json policy = (*json_)["memory-policy"];
+  const Json& confidential = (*json_)["confidential"];
+  policy["exchange_windows"] = confidential.contains("exchange_windows")
+                                   ? confidential["exchange_windows"]
+                                   : Json::array();
+  return policy;
+}
+
+absl::StatusOr<Json> ConfigStore::ChangedPolicy(const Json& change) const {
+  if (change.empty()) return Wrong("nothing to change");
+  if (change.contains("exchange_windows")) {
+    return absl::FailedPreconditionError(
+        "exchange_windows: only allowed before the VM is started");
+  }
+  Json policy = (*json_)["memory-policy"];
+  policy.update(change);
+  RETURN_IF_ERROR(CheckPolicy(policy));
+  return policy;
+}
+
+void ConfigStore::NotePolicy(Json policy) {
+  (*json_)["memory-policy"] = std::move(policy);
 }
 
 void ConfigStore::NoteChange(const Endpoint& endpoint, absl::string_view id,

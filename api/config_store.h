@@ -32,6 +32,13 @@ class ConfigStore {
   void NoteChange(const Endpoint& endpoint, absl::string_view id,
                   const Json& change);
 
+  // As GET /memory/policy answers: the policy, with the exchange windows.
+  Json Policy() const;
+  // The policy as `change`, the body of a PATCH, makes it of a VM that runs.
+  // Changes nothing: NotePolicy does, once it is in effect.
+  absl::StatusOr<Json> ChangedPolicy(const Json& change) const;
+  void NotePolicy(Json policy);
+
   // Reads a whole configuration: the text of a --config-file. An error names
   // the section, and leaves the store half filled.
   absl::Status Load(absl::string_view text);
@@ -43,6 +50,7 @@ class ConfigStore {
   absl::Status CheckStart() const;
 
  private:
+  absl::Status TakeWindows(Json* policy);
   absl::Status LoadSection(absl::string_view section, Json value);
 
   std::shared_ptr<Json> json_;

@@ -2,11 +2,10 @@
 #include "cloister/api/controller.h"
 
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "cloister/api/convert_request.h"
 #include "cloister/api/memory_map_svg.h"
 #include "cloister/api/memory_view.h"
 #include "cloister/api/openapi.h"
@@ -16,48 +15,15 @@
 namespace cloister::api {
 namespace {
 
-using memory::GuestAddress;
 using memory::GuestRange;
-
-constexpr std::chrono::seconds kMetricsInterval(60);
-
-HttpResponse Ok(const Json& json) {
-  HttpResponse response;
-  response.status = 200;
-  response.body = JsonText(json);
-  return response;
-}
-
-HttpResponse OkText(std::string text, absl::string_view content_type) {
-  HttpResponse response;
-  response.status = 200;
-  response.content_type = std::string(content_type);
-  response.body = std::move(text);
-  return response;
-}
-
-HttpResponse Refusal(const absl::Status& status) {
-  return Fault(
-      status.code() == absl::StatusCode::kResourceExhausted ? 503 : 400,
-      status.message());
-}
-
-HttpResponse NoContentOr(const absl::Status& status) {
-  return status.ok() ? HttpResponse() : Refusal(status);
-}
 
 absl::Status NotStarted() {
   return absl::FailedPreconditionError(
       "the VM has not been started: PUT /actions InstanceStart first");
 }
 
-absl::StatusOr<GuestRange> RangeOf(uint64_t start, uint64_t size) {
-  auto range = GuestRange::CreatePageAligned(GuestAddress(start), size);
-  if (!range.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("gpa, len: ", range.status().message()));
-  }
-  return range;
+absl::Status Ended() {
+  return absl::FailedPreconditionError("the VM has ended");
 }
 
 }  // namespace
@@ -73,9 +39,7 @@ Controller::Controller(Machine* machine, EventHub* events,
     : machine_(machine),
       events_(events),
       counters_(counters),
-      options_(std::move(options)),
-      last_totals_(std::make_shared<Json>()),
-      last_conversions_(std::make_shared<Json>(Json::object())) {}
+      options_(std::move(options)) {}
 
 Controller::~Controller() = default;
 
@@ -133,7 +97,7 @@ absl::Status Controller::CheckState(const Endpoint& endpoint) {
         "only allowed before the VM is started");
   }
   if (state_ == State::kEnded && endpoint.method != Method::kGet) {
-    return absl::FailedPreconditionError("the VM has ended");
+    return Ended();
   }
   return absl::OkStatus();
 }
@@ -147,6 +111,9 @@ absl::StatusOr<Controller::Plan> Controller::Serve(Call& call) {
       return BeginChange(call.arguments["state"] == "Paused");
     case Operation::kPostConvert:
       return Convert(call.arguments);
+    case Operation::kPatchPolicy:
+      if (Started()) return UpdatePolicy(std::move(call.arguments));
+      break;
     case Operation::kPatchDrive:
       return Update(DeviceKind::kDrive, call);
     case Operation::kPatchNetwork:
@@ -172,29 +139,29 @@ absl::StatusOr<Controller::Plan> Controller::Serve(Call& call) {
 absl::StatusOr<Controller::Plan> Controller::Observe(Call& call) {
   switch (call.endpoint->operation) {
     case Operation::kGetInstance:
-      return Plan{Ok({{"app_name", "Cloister"},
-                      {"id", options_.id},
-                      {"state", state()},
-                      {"vmm_version", options_.version}}),
+      return Plan{OkJson({{"app_name", "Cloister"},
+                          {"id", options_.id},
+                          {"state", state()},
+                          {"vmm_version", options_.version}}),
                   {}};
     case Operation::kGetVersion:
-      return Plan{Ok({{"firecracker_version", options_.version},
-                      {"cloister_version", options_.version}}),
+      return Plan{OkJson({{"firecracker_version", options_.version},
+                          {"cloister_version", options_.version}}),
                   {}};
     case Operation::kGetConfidential:
-      return Plan{Ok(ConfidentialJson()), {}};
+      return Plan{OkJson(ConfidentialJson()), {}};
     case Operation::kGetEvents: {
       HttpResponse response = OkText("", std::string(call.endpoint->content));
       response.events = events_;
       return Plan{std::move(response), {}};
     }
     case Operation::kGetMetrics:
-      return Plan{Ok(MetricsJson(Snapshot())), {}};
+      return Plan{OkJson(MetricsJson(Snapshot())), {}};
     case Operation::kGetPrometheus:
       return Plan{OkText(PrometheusText(Snapshot()), call.endpoint->content),
                   {}};
     case Operation::kGetOpenApi:
-      return Plan{Ok(OpenApiJson(options_.version)), {}};
+      return Plan{OkJson(OpenApiJson(options_.version)), {}};
     case Operation::kGetCapabilities:
       return Plan{{}, [this] {
                     if (capabilities_.empty()) {
@@ -207,7 +174,7 @@ absl::StatusOr<Controller::Plan> Controller::Observe(Call& call) {
     case Operation::kGetBalloonStatistics:
       return Plan{{}, [this] {
                     auto json = machine_->BalloonStatistics();
-                    return json.ok() ? Ok(*json) : Refusal(json.status());
+                    return json.ok() ? OkJson(*json) : Refusal(json.status());
                   }};
     default:
       return ObserveMemory(call);
@@ -219,15 +186,16 @@ absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
   {
     base::MutexLock lock(&mutex_);
     const Json& config = config_.json();
-    if (operation == Operation::kGetVmConfig) return Plan{Ok(config), {}};
+    if (operation == Operation::kGetVmConfig) return Plan{OkJson(config), {}};
     if (operation == Operation::kGetMachineConfig) {
-      return Plan{Ok(config["machine-config"]), {}};
+      return Plan{OkJson(config["machine-config"]), {}};
     }
     if (operation == Operation::kGetPolicy) {
-      return Plan{Ok(config["memory-policy"]), {}};
+      return Plan{OkJson(config_.Policy()), {}};
     }
     if (operation == Operation::kGetBalloon) {
-      if (config.contains("balloon")) return Plan{Ok(config["balloon"]), {}};
+      if (config.contains("balloon"))
+        return Plan{OkJson(config["balloon"]), {}};
       return absl::NotFoundError("there is no balloon");
     }
     if (operation == Operation::kGetMeasurement) {
@@ -245,16 +213,16 @@ absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
     if (!stats.conversions.has_value()) {
       return absl::FailedPreconditionError("this guest has no private memory");
     }
-    return Plan{Ok(ConversionsJson(*stats.conversions)), {}};
+    return Plan{OkJson(ConversionsJson(*stats.conversions)), {}};
   }
   if (operation == Operation::kGetAttributes) {
     const uint64_t gpa = call.arguments.value("gpa", uint64_t{0});
     const uint64_t end = memory::PageStateMap::kEndAddress;
     ASSIGN_OR_RETURN(
         GuestRange range,
-        RangeOf(gpa, call.arguments.value(
-                         "len", gpa < end ? end - gpa : uint64_t{0})));
-    return Plan{Ok(AttributesJson(*states, range)), {}};
+        PageRangeOf(gpa, call.arguments.value(
+                             "len", gpa < end ? end - gpa : uint64_t{0})));
+    return Plan{OkJson(AttributesJson(*states, range)), {}};
   }
   const size_t cells = call.arguments.value("cells", size_t{64});
   return Plan{
@@ -262,7 +230,7 @@ absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
       [this, states, operation, cells,
        content = std::string(call.endpoint->content)] {
         if (operation == Operation::kGetMap) {
-          return Ok(MapJson(BuildMap(*states, machine_->Windows(), cells)));
+          return OkJson(MapJson(BuildMap(*states, machine_->Windows(), cells)));
         }
         return OkText(
             MapSvg(BuildMap(*states, machine_->Windows(), kSvgCells),
@@ -283,7 +251,7 @@ Json Controller::ConfidentialJson() {
 absl::Status Controller::Configure(Call& call) {
   // What takes effect at once comes first: if it fails nothing is noted.
   if (call.endpoint->operation == Operation::kPutMetrics) {
-    RETURN_IF_ERROR(OpenMetrics(call.arguments));
+    RETURN_IF_ERROR(metrics_.Open(call.arguments));
   }
   if (call.endpoint->operation == Operation::kPutLogger &&
       options_.configure_log) {
@@ -306,7 +274,7 @@ absl::StatusOr<Controller::Plan> Controller::Action(const std::string& action) {
     base::MutexLock lock(&mutex_);
     if (state_ == State::kNotStarted) return NotStarted();
     if (state_ == State::kEnded) {
-      return absl::FailedPreconditionError("the VM has ended");
+      return Ended();
     }
   }
   if (action == "InstanceStop") {
@@ -381,34 +349,21 @@ absl::Status Controller::RunChange(bool pause) {
 }
 
 absl::StatusOr<Controller::Plan> Controller::Convert(const Json& arguments) {
-  std::vector<GuestRange> ranges;
-  Json listed = Json::array();
-  const Json& first = arguments["ranges"][0]["to"];
-  for (const Json& entry : arguments["ranges"]) {
-    if (entry["to"] != first) {
-      return absl::InvalidArgumentError(
-          "ranges: \"to\" must be the same in all");
-    }
-    ASSIGN_OR_RETURN(GuestRange range, RangeOf(entry["gpa"].get<uint64_t>(),
-                                               entry["len"].get<uint64_t>()));
-    ranges.push_back(range);
-    listed.push_back(range.ToString());
-  }
-  const memory::PageState to = first == "private" ? memory::PageState::kPrivate
-                                                  : memory::PageState::kShared;
-  const memory::HostConversionReason reason =
-      arguments.value("reason", "exchange-window") == "given-up"
-          ? memory::HostConversionReason::kGivenUp
-          : memory::HostConversionReason::kExchangeWindow;
-  return Plan{{}, [this, ranges, listed, to, reason] {
-                auto bytes = machine_->Convert(ranges, to, reason);
+  ASSIGN_OR_RETURN(ConvertRequest request, ConvertRequestOf(arguments));
+  return Plan{{}, [this, request = std::move(request)] {
+                auto bytes = machine_->Convert(request.ranges, request.to,
+                                               request.reason);
                 if (!bytes.ok()) return Refusal(bytes.status());
+                Json ranges = Json::array();
+                for (const GuestRange& range : request.ranges) {
+                  ranges.push_back(range.ToString());
+                }
                 events_->Publish(
                     "host_conversion",
-                    {{"ranges", listed},
-                     {"to", std::string(memory::PageStateName(to))},
+                    {{"ranges", std::move(ranges)},
+                     {"to", std::string(memory::PageStateName(request.to))},
                      {"bytes", *bytes}});
-                return Ok({{"bytes", *bytes}});
+                return OkJson({{"bytes", *bytes}});
               }};
 }
 
@@ -432,6 +387,30 @@ Controller::Plan Controller::Update(DeviceKind kind, Call& call) {
       }};
 }
 
+bool Controller::Started() {
+  base::MutexLock lock(&mutex_);
+  return state_ != State::kNotStarted;
+}
+
+absl::StatusOr<Json> Controller::ChangedPolicy(const Json& change) {
+  base::MutexLock lock(&mutex_);
+  if (state_ == State::kEnded) return Ended();
+  return config_.ChangedPolicy(change);
+}
+
+Controller::Plan Controller::UpdatePolicy(Json change) {
+  return Plan{{}, [this, change = std::move(change)] {
+                absl::StatusOr<Json> policy = ChangedPolicy(change);
+                if (!policy.ok()) return Refusal(policy.status());
+                const absl::Status status = machine_->SetPolicy(*policy);
+                if (status.ok()) {
+                  base::MutexLock lock(&mutex_);
+                  config_.NotePolicy(*std::move(policy));
+                }
+                return NoContentOr(status);
+              }};
+}
+
 absl::Status Controller::LoadConfig(absl::string_view text) {
   ConfigStore loaded;
   RETURN_IF_ERROR(loaded.Load(text));
@@ -439,7 +418,7 @@ absl::Status Controller::LoadConfig(absl::string_view text) {
   if (json.contains("logger") && options_.configure_log) {
     RETURN_IF_ERROR(options_.configure_log(json["logger"]));
   }
-  if (json.contains("metrics")) RETURN_IF_ERROR(OpenMetrics(json["metrics"]));
+  if (json.contains("metrics")) RETURN_IF_ERROR(metrics_.Open(json["metrics"]));
   base::MutexLock lock(&mutex_);
   config_ = std::move(loaded);
   return absl::OkStatus();
@@ -496,43 +475,9 @@ MetricsSnapshot Controller::Snapshot() {
   return snapshot;
 }
 
-absl::Status Controller::OpenMetrics(const Json& target) {
-  base::MutexLock lock(&metrics_mutex_);
-  if (metrics_ != nullptr) {
-    return absl::FailedPreconditionError("metrics_path: set already");
-  }
-  auto file = OutputFile::Open(target["metrics_path"].get<std::string>());
-  if (!file.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("metrics_path: ", file.status().message()));
-  }
-  metrics_ = *std::move(file);
-  metrics_target_ = std::make_shared<Json>(target);
-  next_flush_ = std::chrono::steady_clock::now() + kMetricsInterval;
-  return absl::OkStatus();
-}
-
 absl::Status Controller::WriteMetrics() {
-  const MetricsSnapshot snapshot = Snapshot();
-  const int64_t utc_ms =
-      std::chrono::duration_cast<std::chrono::milliseconds>(
-          std::chrono::system_clock::now().time_since_epoch())
-          .count();
-  base::MutexLock lock(&metrics_mutex_);
-  if (metrics_ == nullptr) {
-    return absl::FailedPreconditionError(
-        "there is no place for metrics: PUT /metrics first");
-  }
-  Json line = MetricsLine(snapshot, utc_ms, last_totals_.get());
-  if (metrics_target_->value("emit_id", false)) line["id"] = options_.id;
-  if (metrics_target_->contains("properties")) {
-    line["properties"] = (*metrics_target_)["properties"];
-  }
-  const std::string text = JsonText(line) + "\n";
-  if (metrics_->Write(text) != text.size()) {
-    return absl::UnavailableError("metrics_path: has no room");
-  }
-  return absl::OkStatus();
+  if (!metrics_.is_open()) return MetricsTarget::NotOpen();
+  return metrics_.Write(Snapshot());
 }
 
 void Controller::FlushMetrics() {
@@ -541,42 +486,15 @@ void Controller::FlushMetrics() {
 }
 
 void Controller::Tick() {
-  if (events_->has_listeners()) PublishConversions();
-  bool due = false;
-  {
-    base::MutexLock lock(&metrics_mutex_);
-    const auto now = std::chrono::steady_clock::now();
-    due = metrics_ != nullptr && now >= next_flush_;
-    if (due) next_flush_ = now + kMetricsInterval;
+  if (events_->has_listeners()) {
+    const MachineStats stats = machine_->Stats();
+    if (stats.conversions.has_value()) {
+      conversions_.Publish(*stats.conversions, events_);
+    }
   }
-  if (due) worker_.Run([this] { FlushMetrics(); });
-}
-
-void Controller::PublishConversions() {
-  const MachineStats stats = machine_->Stats();
-  if (!stats.conversions.has_value()) return;
-  const memory::ConversionStats& now = *stats.conversions;
-  uint64_t requests = 0, to_shared = 0, to_private = 0;
-  for (size_t i = 0; i < now.to_shared.size(); ++i) {
-    requests += now.to_shared[i].requests + now.to_private[i].requests;
-    to_shared += now.to_shared[i].bytes;
-    to_private += now.to_private[i].bytes;
+  if (metrics_.IsDue(std::chrono::steady_clock::now())) {
+    worker_.Run([this] { FlushMetrics(); });
   }
-  const Json totals = {{"requests", requests},
-                       {"to_shared_bytes", to_shared},
-                       {"to_private_bytes", to_private},
-                       {"failed", now.failed},
-                       {"refused", now.refused}};
-  if (totals == *last_conversions_) return;
-  Json event = {{"private_bytes", now.private_bytes},
-                {"shared_bytes", now.shared_bytes},
-                {"double_backed_bytes", now.double_backed_bytes}};
-  for (const auto& [name, value] : totals.items()) {
-    event[name] =
-        value.get<uint64_t>() - last_conversions_->value(name, uint64_t{0});
-  }
-  *last_conversions_ = totals;
-  events_->Publish("conversions", std::move(event));
 }
 
 }  // namespace cloister::api

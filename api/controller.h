@@ -11,12 +11,13 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "cloister/api/config_store.h"
+#include "cloister/api/conversion_events.h"
 #include "cloister/api/event_hub.h"
 #include "cloister/api/http.h"
 #include "cloister/api/json.h"
 #include "cloister/api/machine.h"
 #include "cloister/api/metrics.h"
-#include "cloister/api/output_file.h"
+#include "cloister/api/metrics_target.h"
 #include "cloister/api/schema.h"
 #include "cloister/api/worker.h"
 #include "cloister/base/mutex.h"
@@ -87,15 +88,16 @@ class Controller {
   absl::StatusOr<Plan> BeginChange(bool pause);
   absl::StatusOr<Plan> Convert(const Json& arguments);
   Plan Update(DeviceKind kind, Call& call);
+  Plan UpdatePolicy(Json change);
+  absl::StatusOr<Json> ChangedPolicy(const Json& change);
 
+  bool Started();
   absl::Status CheckState(const Endpoint& endpoint);
   absl::Status RunStart();
   absl::Status RunChange(bool pause);
   Json ConfidentialJson();
   MetricsSnapshot Snapshot();
-  absl::Status OpenMetrics(const Json& target);
   absl::Status WriteMetrics();
-  void PublishConversions();
   void Lifecycle(absl::string_view what);
 
   Machine* const machine_;
@@ -109,15 +111,9 @@ class Controller {
   bool changing_ ABSL_GUARDED_BY(mutex_) = false;
   ConfigStore config_ ABSL_GUARDED_BY(mutex_);
 
-  base::Mutex metrics_mutex_;
-  std::unique_ptr<OutputFile> metrics_ ABSL_GUARDED_BY(metrics_mutex_);
-  std::shared_ptr<Json> metrics_target_ ABSL_GUARDED_BY(metrics_mutex_);
-  std::shared_ptr<Json> last_totals_ ABSL_GUARDED_BY(metrics_mutex_);
-  std::chrono::steady_clock::time_point next_flush_
-      ABSL_GUARDED_BY(metrics_mutex_);
-
+  MetricsTarget metrics_;
   // The thread that calls Tick only.
-  std::shared_ptr<Json> last_conversions_;
+  ConversionEvents conversions_;
   // The worker only.
   std::string capabilities_;
   Worker worker_;  // last: its thread uses the others

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/api/fake_machine.h"
 #include "cloister/base/status_matchers.h"
@@ -291,6 +292,55 @@ TEST_F(ControllerTest, TheConfigurationShowsChangesThatSucceeded) {
   EXPECT_EQ(Fault("PATCH", "/balloon", "{\"amount_mib\":5}"), "no such file");
   EXPECT_EQ(Get("/vm/config")["drives"][0]["path_on_host"], "/n");
   EXPECT_EQ(Get("/balloon")["amount_mib"], 4);
+}
+
+TEST_F(ControllerTest, ThePolicyChangesBeforeTheStartAndAfterIt) {
+  Done("PATCH", "/memory/policy",
+       "{\"implicit\":\"allow\",\"exchange_windows\":"
+       "[{\"gpa\":\"0x100000000\",\"len\":\"64KiB\"}]}");
+  Json policy = Get("/memory/policy");
+  EXPECT_EQ(policy["implicit"], "allow");
+  EXPECT_EQ(policy["burst"], 64);
+  EXPECT_EQ(policy["exchange_windows"][0]["len"], 65536);
+  // One place for what can be said in two.
+  EXPECT_EQ(Get("/confidential")["exchange_windows"],
+            policy["exchange_windows"]);
+  EXPECT_FALSE(Get("/vm/config")["memory-policy"].contains("exchange_windows"));
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"shared_limit\":4097}"),
+              HasSubstr("shared_limit"));
+  EXPECT_THAT(Fault("PATCH", "/memory/policy",
+                    "{\"exchange_windows\":[{\"gpa\":1,\"len\":4096}]}"),
+              HasSubstr("exchange_windows"));
+  EXPECT_EQ(Get("/memory/policy"), policy);
+  StartVm();
+
+  Done("PATCH", "/memory/policy", "{\"implicit\":\"deny\",\"per_second\":5}");
+  policy = Get("/memory/policy");
+  EXPECT_EQ(policy["implicit"], "deny");
+  EXPECT_EQ(policy["per_second"], 5);
+  EXPECT_EQ(policy["exchange_windows"].size(), 1u);
+  EXPECT_EQ(Get("/vm/config")["memory-policy"]["per_second"], 5);
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{}"), HasSubstr("nothing"));
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"burst\":0}"),
+              HasSubstr("burst"));
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"shared_limit\":4097}"),
+              HasSubstr("shared_limit"));
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"exchange_windows\":[]}"),
+              HasSubstr("only allowed before the VM is started"));
+  // What the machine refuses is not noted.
+  machine_.hook = [](absl::string_view call) {
+    return absl::StartsWith(call, "policy")
+               ? absl::FailedPreconditionError("no private memory")
+               : absl::OkStatus();
+  };
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"burst\":7}"),
+              HasSubstr("no private memory"));
+  EXPECT_EQ(Get("/memory/policy"), policy);
+  EXPECT_THAT(machine_.calls(),
+              ElementsAre("start", "policy deny 5", "policy deny 5"));
+  controller_->OnEnd(Json::object());
+  EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"burst\":7}"),
+              HasSubstr("ended"));
 }
 
 TEST_F(ControllerTest, LoggerTakesEffectOrIsNotNoted) {

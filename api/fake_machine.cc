@@ -86,6 +86,11 @@ absl::StatusOr<Json> FakeMachine::BalloonStatistics() {
                {"actual_mib", 0}});
 }
 
+absl::Status FakeMachine::SetPolicy(const Json& policy) {
+  return Note(absl::StrCat("policy ", policy.value("implicit", "none"), " ",
+                           policy.value("per_second", uint64_t{0})));
+}
+
 absl::StatusOr<std::string> FakeMachine::Measurement(const Json& config) {
   if (!config.contains("boot-source")) {
     return absl::FailedPreconditionError("there is nothing to boot");

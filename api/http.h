@@ -6,8 +6,10 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "cloister/api/event_hub.h"
+#include "cloister/api/json.h"
 
 namespace cloister::api {
 
@@ -33,6 +35,13 @@ using HttpHandler = std::function<void(const HttpRequest&, HttpReply)>;
 
 // {"fault_message": "..."}.
 HttpResponse Fault(int status, absl::string_view message);
+// What a request gets that cannot be done: 503 for ResourceExhausted, else 400.
+HttpResponse Refusal(const absl::Status& status);
+// 204, or the refusal.
+HttpResponse NoContentOr(const absl::Status& status);
+// 200 with a document.
+HttpResponse OkJson(const Json& json);
+HttpResponse OkText(std::string text, absl::string_view content_type);
 
 }  // namespace cloister::api
 

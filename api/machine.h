@@ -71,6 +71,9 @@ class Machine {
   virtual absl::Status Update(DeviceKind kind, absl::string_view id,
                               const Json& change) = 0;
   virtual absl::StatusOr<Json> BalloonStatistics() = 0;
+  // What conversions may do from now on: the section "memory-policy" of
+  // GET /vm/config.
+  virtual absl::Status SetPolicy(const Json& policy) = 0;
   // The launch digest and its inputs (confidential::MeasurementJson); of the
   // VM that was started, whatever was changed since, or of what `config` would
   // start.

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string>
 
+#include "cloister/api/metrics_sample.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -17,27 +18,8 @@ using ::testing::HasSubstr;
 
 class MetricsTest : public ::testing::Test {
  protected:
-  MetricsTest() {
-    snapshot_.id = "a\"b\\c\n";
-    snapshot_.backend = "emulated";
-    snapshot_.uptime = std::chrono::microseconds(1500000);
-    snapshot_.api = &counters_;
-    snapshot_.machine.vcpus = {{"0", {{"port_read", 3}}},
-                               {"1", {{"port_read", 4}}}};
-    snapshot_.machine.devices = {
-        {"serial", {{"tx_bytes", 9}}},
-        {"block_root", {{"reads", 6}}, {{"in_flight", 2}}}};
-    snapshot_.machine.boot = {{"first KVM_RUN", std::chrono::milliseconds(2)}};
-    memory::ConversionStats& stats = snapshot_.machine.conversions.emplace();
-    stats.to_shared[0] = {2, 8192};
-    stats.private_bytes = 4096;
-    stats.latency[3] = 1;
-    stats.latency[39] = 2;
-    counters_.by_method[0].count = 5;
-    counters_.by_method[0].failed = 1;
-  }
   ApiCounters counters_;
-  MetricsSnapshot snapshot_;
+  MetricsSnapshot snapshot_ = SampleMetrics(&counters_);
 };
 
 TEST_F(MetricsTest, TotalsAsJson) {

@@ -318,8 +318,9 @@ const Endpoint kEndpoints[] = {
      .path = "/memory/policy",
      .id = "patchMemoryPolicy",
      .group = Group::kCloister,
-     .when = When::kBeforeStart,
-     .doc = "Changes that.",
+     .when = When::kAny,
+     .doc = "Changes that, also while the guest runs: then for conversions "
+            "that come later, and the exchange windows stay.",
      .body = &kPolicyObject},
     {.operation = Operation::kGetMap,
      .method = Method::kGet,

@@ -216,7 +216,13 @@ constexpr Field kPolicyFields[] = {
      .type = Type::kInteger,
      .doc = "Conversions that may come at once before that.",
      .minimum = 1,
-     .maximum = 1000000}};
+     .maximum = 1000000},
+    {.name = "exchange_windows",
+     .type = Type::kObjects,
+     .doc = "Where the host may convert at any time; as in PUT /confidential, "
+            "and only before the start.",
+     .maximum = 16,
+     .object = &kWindow}};
 
 constexpr Field kMapFields[] = {
     {.name = "segments",

@@ -65,9 +65,6 @@ class Server {
   std::unique_ptr<Impl> impl_;
 };
 
-// Whether two secrets are equal, in a time that depends on their lengths only.
-bool SameSecret(absl::string_view a, absl::string_view b);
-
 }  // namespace cloister::api
 
 #endif  // CLOISTER_API_SERVER_H_

@@ -20,6 +20,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/api/client.h"
+#include "cloister/api/http_session.h"
 #include "cloister/api/socket_file.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"

@@ -68,16 +68,6 @@ std::string CommandLine(const Json& config) {
   return line;
 }
 
-void FillPolicy(const Json& policy, memory::ConversionPolicy* out) {
-  const std::string implicit = policy.value("implicit", "count");
-  out->implicit = implicit == "allow"  ? ImplicitPolicy::kAllow
-                  : implicit == "deny" ? ImplicitPolicy::kDeny
-                                       : ImplicitPolicy::kCount;
-  out->shared_limit = policy.value("shared_limit", uint64_t{UINT64_MAX});
-  out->per_second = policy.value("per_second", uint64_t{0});
-  out->burst = policy.value("burst", uint64_t{64});
-}
-
 absl::Status FillConfidential(const Json& json, vmm::ConfidentialConfig* out) {
   ASSIGN_OR_RETURN(out->backend, confidential::ParseBackendChoice(
                                      json["backend"].get<std::string>()));
@@ -194,6 +184,18 @@ devices::TokenBucketConfig TokenBucketFromJson(const Json& json) {
   return bucket;
 }
 
+memory::ConversionPolicy PolicyFromJson(const Json& json) {
+  memory::ConversionPolicy policy;
+  const std::string implicit = json.value("implicit", "count");
+  policy.implicit = implicit == "allow"  ? ImplicitPolicy::kAllow
+                    : implicit == "deny" ? ImplicitPolicy::kDeny
+                                         : ImplicitPolicy::kCount;
+  policy.shared_limit = json.value("shared_limit", uint64_t{UINT64_MAX});
+  policy.per_second = json.value("per_second", uint64_t{0});
+  policy.burst = json.value("burst", uint64_t{64});
+  return policy;
+}
+
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id) {
   vmm::VmConfig vm;
@@ -208,7 +210,7 @@ absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
   vm.memory.bytes = machine["mem_size_mib"].get<uint64_t>() << 20;
   vm.memory.huge_pages = HugePagesOf(machine["huge_pages"].get<std::string>());
   RETURN_IF_ERROR(FillConfidential(config["confidential"], &vm.confidential));
-  FillPolicy(config["memory-policy"], &vm.confidential.policy);
+  vm.confidential.policy = PolicyFromJson(config["memory-policy"]);
   FillDevices(config, &vm.devices);
   // A guest that is told to look at no PCI finds its devices by ACPI.
   if (HasArgument(vm.kernel.command_line, "pci=off")) {

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "cloister/api/json.h"
 #include "cloister/devices/rate_limiter.h"
+#include "cloister/memory/conversion_policy.h"
 #include "cloister/vmm/config.h"
 
 namespace cloister::api {
@@ -15,6 +16,9 @@ namespace cloister::api {
 // judges it.
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id);
+
+// The section "memory-policy" of such an object.
+memory::ConversionPolicy PolicyFromJson(const Json& json);
 
 // A TokenBucket of the schema. As Firecracker has it a size or a refill time of
 // 0 is no limit.

@@ -207,6 +207,16 @@ absl::StatusOr<Json> VmMachine::BalloonStatistics() {
   return json;
 }
 
+absl::Status VmMachine::SetPolicy(const Json& policy) {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return NotStarted();
+  if (machine->broker() == nullptr) {
+    return absl::FailedPreconditionError("this guest has no private memory");
+  }
+  machine->broker()->SetPolicy(PolicyFromJson(policy));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> VmMachine::Measurement(const Json& config) {
   vmm::VmConfig vm_config;
   if (vm() != nullptr) {

@@ -46,6 +46,7 @@ class VmMachine : public Machine {
   absl::Status Update(DeviceKind kind, absl::string_view id,
                       const Json& change) override;
   absl::StatusOr<Json> BalloonStatistics() override;
+  absl::Status SetPolicy(const Json& policy) override;
   absl::StatusOr<std::string> Measurement(const Json& config) override;
   absl::Status Press(Button button) override;
   void Stop() override;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cloister/api/metrics_target.h"
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace cloister::api {
+namespace {
+
+constexpr std::chrono::seconds kInterval(60);
+
+}  // namespace
+
+MetricsTarget::MetricsTarget() : last_totals_(std::make_shared<Json>()) {}
+
+absl::Status MetricsTarget::Open(const Json& target) {
+  base::MutexLock lock(&mutex_);
+  if (file_ != nullptr) {
+    return absl::FailedPreconditionError("metrics_path: set already");
+  }
+  auto file = OutputFile::Open(target["metrics_path"].get<std::string>());
+  if (!file.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metrics_path: ", file.status().message()));
+  }
+  file_ = *std::move(file);
+  target_ = std::make_shared<Json>(target);
+  next_ = std::chrono::steady_clock::now() + kInterval;
+  return absl::OkStatus();
+}
+
+bool MetricsTarget::is_open() {
+  base::MutexLock lock(&mutex_);
+  return file_ != nullptr;
+}
+
+absl::Status MetricsTarget::NotOpen() {
+  return absl::FailedPreconditionError(
+      "there is no place for metrics: PUT /metrics first");
+}
+
+absl::Status MetricsTarget::Write(const MetricsSnapshot& snapshot) {
+  const int64_t utc_ms =
+      std::chrono::duration_cast<std::chrono::milliseconds>(
+          std::chrono::system_clock::now().time_since_epoch())
+          .count();
+  base::MutexLock lock(&mutex_);
+  if (file_ == nullptr) return NotOpen();
+  Json line = MetricsLine(snapshot, utc_ms, last_totals_.get());
+  if (target_->value("emit_id", false)) line["id"] = snapshot.id;
+  if (target_->contains("properties")) {
+    line["properties"] = (*target_)["properties"];
+  }
+  const std::string text = JsonText(line) + "\n";
+  if (file_->Write(text) != text.size()) {
+    return absl::UnavailableError("metrics_path: has no room");
+  }
+  return absl::OkStatus();
+}
+
+bool MetricsTarget::IsDue(std::chrono::steady_clock::time_point now) {
+  base::MutexLock lock(&mutex_);
+  const bool due = file_ != nullptr && now >= next_;
+  if (due) next_ = now + kInterval;
+  return due;
+}
+
+}  // namespace cloister::api

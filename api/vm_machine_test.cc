@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The controller's machine with a VM: natively on /dev/kvm, with a kernel that
+// needs port I/O alone.
+#include "cloister/api/vm_machine.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "cloister/api/config_store.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/vcpu/kick_signal.h"
+#include "cloister/vmm/boot_timer.h"
+#include "cloister/vmm/micro_kernel.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::api {
+namespace {
+
+using base::StatusIs;
+using ::testing::HasSubstr;
+
+class NoConsole : public devices::SerialSink {
+ public:
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    return bytes.size();
+  }
+};
+
+class VmMachineTest : public ::testing::Test {
+ protected:
+  VmMachineTest() : timer_(std::chrono::steady_clock::now()) {
+    VmMachine::Options options;
+    options.id = "machine-test";
+    options.hooks.console = &console_;
+    options.hooks.boot_timer = &timer_;
+    options.hooks.kick_signal = SIGRTMIN;
+    machine_ = std::make_unique<VmMachine>(std::move(options));
+  }
+  void SetUp() override {
+    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+      GTEST_SKIP() << "no /dev/kvm here that this user may open";
+    }
+    ASSERT_OK(vcpu::InstallKickHandler(SIGRTMIN));
+  }
+  std::string Path(const char* name) {
+    return absl::StrCat(::testing::TempDir(), "/", name);
+  }
+  Json Config(vmm::MicroKernel kernel, const std::string& more = "") {
+    EXPECT_OK(vmm::WriteMicroKernel(kernel, Path("kernel")));
+    ConfigStore store;
+    EXPECT_OK(store.Load(absl::StrCat(
+        "{\"boot-source\":{\"kernel_image_path\":\"", Path("kernel"),
+        "\"},\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":32},"
+        "\"confidential\":{\"backend\":\"off\"}",
+        more, "}")));
+    return store.json();
+  }
+  uint64_t Exits() {
+    uint64_t sum = 0;
+    for (const CounterGroup& vcpu : machine_->Stats().vcpus) {
+      for (const auto& [name, value] : vcpu.counters) sum += value;
+    }
+    return sum;
+  }
+  bool Runs() {
+    const uint64_t before = Exits();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (Exits() == before) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::yield();
+    }
+    return true;
+  }
+
+  NoConsole console_;
+  vmm::BootTimer timer_;
+  std::unique_ptr<VmMachine> machine_;
+};
+
+TEST_F(VmMachineTest, ThereIsNothingBeforeTheStart) {
+  EXPECT_EQ(machine_->vm(), nullptr);
+  EXPECT_EQ(machine_->states(), nullptr);
+  EXPECT_EQ(machine_->Backend(), "");
+  EXPECT_TRUE(machine_->Stats().vcpus.empty());
+  machine_->Stop();
+  for (const absl::Status& status :
+       {machine_->Pause(), machine_->Resume(), machine_->Press(Button::kPower),
+        machine_->SetPolicy(Json::object()),
+        machine_->BalloonStatistics().status(),
+        machine_->Update(DeviceKind::kDrive, "a", Json::object()),
+        machine_
+            ->Convert({}, memory::PageState::kShared,
+                      memory::HostConversionReason::kGivenUp)
+            .status()}) {
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition,
+                                 HasSubstr("not been started")));
+  }
+  ConfigStore empty;
+  EXPECT_THAT(machine_->Measurement(empty.json()).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("/boot-source")));
+}
+
+TEST_F(VmMachineTest, RunsPausesAndStops) {
+  ASSERT_OK(machine_->Start(Config(vmm::MicroKernel::kPrint)));
+  ASSERT_NE(machine_->vm(), nullptr);
+  EXPECT_EQ(machine_->Backend(), "off");
+  EXPECT_TRUE(Runs());
+  ASSERT_OK(machine_->Pause());
+  const uint64_t paused = Exits();
+  EXPECT_EQ(Exits(), paused);
+  ASSERT_OK(machine_->Resume());
+  EXPECT_TRUE(Runs());
+  // What this guest has not.
+  EXPECT_THAT(machine_->Press(Button::kPower),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("power button")));
+  EXPECT_THAT(machine_->SetPolicy(Json::object()),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("no private memory")));
+  EXPECT_THAT(machine_->Update(DeviceKind::kDrive, "a", {{"drive_id", "a"}}),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("no drive a")));
+  EXPECT_FALSE(machine_->Stats().conversions.has_value());
+  EXPECT_FALSE(machine_->Stats().boot.empty());
+  EXPECT_GE(machine_->Windows().size(), 3u);
+  machine_->Stop();
+  EXPECT_EQ(machine_->vm()->Wait().kind, vmm::VmEnd::Kind::kStopped);
+}
+
+TEST_F(VmMachineTest, AFailedStartLeavesNoVm) {
+  Json config = Config(vmm::MicroKernel::kPrint);
+  config["boot-source"]["kernel_image_path"] = "/no/such/kernel";
+  EXPECT_THAT(machine_->Start(config).message(), HasSubstr("/no/such/kernel"));
+  EXPECT_EQ(machine_->vm(), nullptr);
+  config = Config(vmm::MicroKernel::kPrint);
+  config["serial"] = {{"serial_out_path", "/no/such/folder/file"}};
+  EXPECT_THAT(machine_->Start(config).message(), HasSubstr("serial_out_path"));
+  EXPECT_EQ(machine_->vm(), nullptr);
+  // And another may be tried.
+  ASSERT_OK(machine_->Start(Config(vmm::MicroKernel::kPrint)));
+  EXPECT_TRUE(Runs());
+}
+
+TEST_F(VmMachineTest, TheSerialPortMayGoToAFile) {
+  const std::string more = absl::StrCat(",\"serial\":{\"serial_out_path\":\"",
+                                        Path("console"), "\"}");
+  ASSERT_OK(machine_->Start(Config(vmm::MicroKernel::kPrint, more)));
+  EXPECT_TRUE(Runs());
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  std::string text;
+  while (text.empty() && std::chrono::steady_clock::now() < end) {
+    std::ifstream file(Path("console"));
+    std::getline(file, text, '\0');
+  }
+  EXPECT_NE(text, "");
+  machine_->Stop();
+}
+
+TEST_F(VmMachineTest, MeasurementsAreOfConfidentialGuests) {
+  Json config = Config(vmm::MicroKernel::kPrint);
+  EXPECT_THAT(machine_->Measurement(config).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("backend: off")));
+  config["confidential"]["backend"] = "emulated";
+  ASSERT_OK_AND_ASSIGN(const std::string first, machine_->Measurement(config));
+  EXPECT_THAT(first, HasSubstr("\"digest\""));
+  config["boot-source"]["boot_args"] = "other";
+  ASSERT_OK_AND_ASSIGN(const std::string other, machine_->Measurement(config));
+  EXPECT_NE(first, other);
+}
+
+}  // namespace
+}  // namespace cloister::api
