@@ -15,6 +15,7 @@
 #include "cloister/cli/control_options.h"
 #include "cloister/cli/device_options.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/vmm/boot_advice.h"
 #include "cloister/vmm/size.h"
 
 namespace cloister::cli {
@@ -240,9 +241,13 @@ void AddConfigFile(CLI::App* app, std::string* config_file, bool* no_api) {
 // A kernel comes by option, or in the file.
 void RequireKernel(CLI::App* app, const RunOptions* options) {
   app->callback([options] {
-    if (options->config.kernel.path.empty() && options->config_file.empty()) {
-      throw CLI::RequiredError("--kernel");
+    if (!options->config.kernel.path.empty() || !options->config_file.empty()) {
+      return;
     }
+    const auto& disks = options->config.devices.disks;
+    if (disks.empty()) throw CLI::RequiredError("--kernel");
+    throw CLI::ValidationError("--kernel is required",
+                               vmm::MissingKernelAdvice(disks[0].path));
   });
 }
 
