@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -23,6 +25,8 @@ namespace {
 // The number that means "unchanged" to setresuid(2).
 constexpr uint32_t kUnchanged = std::numeric_limits<uint32_t>::max();
 constexpr size_t kLargestEntry = 1 << 20;
+constexpr char kUsers[] = "/etc/passwd";
+constexpr char kGroups[] = "/etc/group";
 
 absl::Status Mistake(const char* option, const std::string& value,
                      absl::string_view what) {
@@ -30,19 +34,36 @@ absl::Status Mistake(const char* option, const std::string& value,
       absl::StrCat(option, " ", value, ": ", what));
 }
 
-// Calls getpwnam_r and the like with as much room as the entry needs; false if
-// there is none.
-template <typename Entry, typename Get>
-absl::StatusOr<bool> LookUp(Entry* entry, std::vector<char>& buffer, Get get) {
-  for (buffer.resize(1024); buffer.size() <= kLargestEntry;
-       buffer.resize(buffer.size() * 2)) {
-    Entry* found = nullptr;
-    const int error = get(entry, buffer.data(), buffer.size(), &found);
-    if (error == 0) return found != nullptr;
-    if (error == EINTR) continue;
-    if (error != ERANGE) return base::ErrnoStatus(error, "account look-up");
+// The first entry of `path` that `wanted` accepts, as `use` sees it; false if
+// there is none. `next` reads one: fgetpwent_r or fgetgrent_r.
+template <typename Entry, typename Wanted, typename Use>
+absl::StatusOr<bool> LookUp(const char* path,
+                            int (*next)(std::FILE*, Entry*, char*, size_t,
+                                        Entry**),
+                            Wanted wanted, Use use) {
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "re"),
+                                                       &std::fclose);
+  if (file == nullptr) {
+    if (errno == ENOENT) return false;
+    return base::ErrnoStatus(errno, path);
   }
-  return absl::ResourceExhaustedError("account look-up: entry too large");
+  std::vector<char> buffer(1024);
+  for (;;) {
+    Entry entry = {}, *found = nullptr;
+    const long at = std::ftell(file.get());
+    const int error =
+        next(file.get(), &entry, buffer.data(), buffer.size(), &found);
+    if (error == ENOENT) return false;
+    if (error == ERANGE && buffer.size() < kLargestEntry) {
+      buffer.resize(buffer.size() * 2);
+      if (std::fseek(file.get(), at, SEEK_SET) == 0) continue;
+    }
+    if (error != 0) return base::ErrnoStatus(error, path);
+    if (found == nullptr) return false;
+    if (!wanted(entry)) continue;
+    use(entry);
+    return true;
+  }
 }
 
 absl::StatusOr<uint32_t> ParseId(const char* option, const std::string& text,
@@ -59,20 +80,20 @@ absl::StatusOr<uint32_t> ParseId(const char* option, const std::string& text,
 absl::Status ResolveUser(const std::string& user, Identity* identity) {
   bool is_number = false;
   ASSIGN_OR_RETURN(uint32_t uid, ParseId("--user", user, &is_number));
-  passwd account = {};
-  std::vector<char> buffer;
-  ASSIGN_OR_RETURN(
-      const bool found,
-      LookUp(&account, buffer,
-             [&](passwd* entry, char* bytes, size_t size, passwd** result) {
-               return is_number ? ::getpwuid_r(uid, entry, bytes, size, result)
-                                : ::getpwnam_r(user.c_str(), entry, bytes, size,
-                                               result);
-             }));
-  if (!found && !is_number) return Mistake("--user", user, "no such user");
-  if (found) {
-    uid = account.pw_uid;
-    if (!identity->gid.has_value()) identity->gid = account.pw_gid;
+  ASSIGN_OR_RETURN(const bool found, LookUp<passwd>(
+                                         kUsers, &::fgetpwent_r,
+                                         [&](const passwd& entry) {
+                                           return is_number
+                                                      ? entry.pw_uid == uid
+                                                      : user == entry.pw_name;
+                                         },
+                                         [&](const passwd& entry) {
+                                           uid = entry.pw_uid;
+                                           if (!identity->gid.has_value())
+                                             identity->gid = entry.pw_gid;
+                                         }));
+  if (!found && !is_number) {
+    return Mistake("--user", user, absl::StrCat("no such user in ", kUsers));
   }
   if (uid == 0) return Mistake("--user", user, "root would keep everything");
   if (!identity->gid.has_value()) {
@@ -86,17 +107,16 @@ absl::Status ResolveGroup(const std::string& group, Identity* identity) {
   bool is_number = false;
   ASSIGN_OR_RETURN(uint32_t gid, ParseId("--group", group, &is_number));
   if (!is_number) {
-    struct group entry = {};
-    std::vector<char> buffer;
-    ASSIGN_OR_RETURN(const bool found,
-                     LookUp(&entry, buffer,
-                            [&](struct group* to, char* bytes, size_t size,
-                                struct group** result) {
-                              return ::getgrnam_r(group.c_str(), to, bytes,
-                                                  size, result);
-                            }));
-    if (!found) return Mistake("--group", group, "no such group");
-    gid = entry.gr_gid;
+    ASSIGN_OR_RETURN(
+        const bool found,
+        LookUp<struct group>(
+            kGroups, &::fgetgrent_r,
+            [&](const struct group& entry) { return group == entry.gr_name; },
+            [&](const struct group& entry) { gid = entry.gr_gid; }));
+    if (!found) {
+      return Mistake("--group", group,
+                     absl::StrCat("no such group in ", kGroups));
+    }
   }
   identity->gid = gid;
   return absl::OkStatus();

@@ -20,8 +20,9 @@ struct Identity {
 };
 
 // Looks up --user and --group, names or numbers; empty: not given. A user
-// without a group takes the group of its account. Asks the name service, which
-// may load libraries: before any filter of system calls.
+// without a group takes the group of its account. Names are those of
+// /etc/passwd and /etc/group: other name services would load their code into
+// the process.
 //
 // InvalidArgument, naming the option, for unknown names, for user 0, and for a
 // number without an account where the group is not given.
