@@ -15,6 +15,7 @@
 Reads `bazel query --output=xml`; prints one line per violation.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -280,12 +281,32 @@ def check_own_tests(rules, exempt):
         yield f"tools/untested_libraries.txt: no library {name}"
 
 
+def check_repositories(offline, module, folders):
+    """The two modes, build/repositories.bzl and MODULE.bazel, name the same repositories."""
+    wrappers = re.search(r"_WRAPPERS = \[(.*?)\]", offline, re.S).group(1)
+    declared = set(re.findall(r'"([^"]+)"', wrappers))
+    named = set(re.findall(r'(?:bazel_dep|local_repository)\(\s*name = "([^"]+)"', module))
+    for name in sorted(declared ^ folders):
+        yield f"{name}: is either in third_party/debian or in build/repositories.bzl"
+    # Bazel brings the one itself with internet access, and the other without.
+    for name in sorted((declared - {"remote_coverage_tools"}) ^ (named - {"platforms"})):
+        yield f"{name}: is either in MODULE.bazel or in build/repositories.bzl"
+
+
+def read_repositories():
+    folders = {name for name in os.listdir("third_party/debian")
+               if os.path.isdir(os.path.join("third_party/debian", name))}
+    with open("build/repositories.bzl") as offline, open("MODULE.bazel") as module:
+        return offline.read(), module.read(), folders
+
+
 def main():
     rules = load()
     problems = list(check_layers(rules)) + list(check_paths(rules))
     exempt = read_exemptions()
     problems += list(check_sources(rules)) + list(check_tests(rules, exempt))
     problems += list(check_own_tests(rules, exempt))
+    problems += list(check_repositories(*read_repositories()))
     for problem in problems:
         print(problem)
     print(f"dependency rules: {len(rules)} targets, {len(problems)} violations")

@@ -51,6 +51,20 @@ class Layers(unittest.TestCase):
         self.assertEqual(len(self.problems("//api:client", "//vmm:config")), 1)
 
 
+class Repositories(unittest.TestCase):
+    OFFLINE = '_WRAPPERS = [\n    "zlib",\n    "remote_coverage_tools",\n]\n'
+    FOLDERS = {"zlib", "remote_coverage_tools"}
+
+    def test_both_modes_name_the_same(self):
+        module = 'bazel_dep(name = "platforms", version = "1")\nbazel_dep(name = "zlib")\n'
+        check = check_deps.check_repositories
+        self.assertEqual(list(check(self.OFFLINE, module, self.FOLDERS)), [])
+        more = module + 'local_repository(\n    name = "xz",\n)\n'
+        self.assertEqual(len(list(check(self.OFFLINE, more, self.FOLDERS))), 1)
+        self.assertEqual(len(list(check(self.OFFLINE, "", self.FOLDERS))), 1)
+        self.assertEqual(len(list(check(self.OFFLINE, module, {*self.FOLDERS, "xz"}))), 1)
+
+
 class OwnTests(unittest.TestCase):
     def problems(self, rules, exempt):
         return list(check_deps.check_own_tests(rules, exempt))
