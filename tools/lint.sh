@@ -70,5 +70,6 @@ step "thread-safety analysis is on" thread_safety_works
 step "layering_check is on" layering_works
 step "clang-tidy" python3 -B tools/clang_tidy.py "$@"
 step "OpenAPI document" tools/openapi.sh
+step "Prometheus metrics" tools/promtool.sh
 step "clang: thread safety, layering" clang_build
 exit $status
