@@ -176,6 +176,9 @@ class Keys {
     if (!tty_) return;
     termios raw = before_;
     raw.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
+    // A terminal may ask for more than one key, or for a pause.
+    raw.c_cc[VMIN] = 1;
+    raw.c_cc[VTIME] = 0;
     ::tcsetattr(STDIN_FILENO, TCSANOW, &raw);
   }
   ~Keys() {
