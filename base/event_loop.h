@@ -24,7 +24,8 @@ namespace cloister::base {
 // Run() belongs to one thread, and handlers run on it. Add, Modify, Remove,
 // Post and Stop may be called from any thread, handlers included. A handler
 // that was removed is not called again once Remove returns on the loop's
-// thread; from another thread it may still be running when Remove returns (use
+// thread, nor is a later one for the same number called in its place; from
+// another thread it may still be running when Remove returns (use
 // Post to order things).
 class EventLoop {
  public:
@@ -38,6 +39,7 @@ class EventLoop {
   // Watches `fd`, which the caller owns and removes before closing it.
   // AlreadyExists if it is watched already.
   absl::Status Add(int fd, uint32_t events, Handler handler);
+  // NotFound if `fd` is not watched.
   absl::Status Modify(int fd, uint32_t events);
   void Remove(int fd);
 
@@ -52,14 +54,19 @@ class EventLoop {
  private:
   EventLoop(UniqueFd epoll, EventFd wake)
       : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
-  void Dispatch(int fd, uint32_t events);
+  struct Watch {
+    uint32_t number;
+    std::shared_ptr<Handler> handler;
+  };
+  void Dispatch(uint64_t token, uint32_t events);
   void RunTasks();
 
   UniqueFd epoll_;
   EventFd wake_;
   std::atomic<bool> stopped_{false};
   Mutex mutex_;
-  std::map<int, std::shared_ptr<Handler>> handlers_ ABSL_GUARDED_BY(mutex_);
+  std::map<int, Watch> watches_ ABSL_GUARDED_BY(mutex_);
+  uint32_t last_watch_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -2,7 +2,9 @@
 #include "cloister/base/event_loop.h"
 
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <thread>
 
@@ -60,6 +62,38 @@ TEST_F(EventLoopTest, HandlerMayRemoveItselfAndOthers) {
   other.Signal();
   ASSERT_OK(loop_->Run());
   EXPECT_EQ(calls, 1);
+}
+
+// Both are ready in one turn. The first handler ends the other's watch, and a
+// descriptor of the same number, which is not ready, is watched instead.
+TEST_F(EventLoopTest, AnEventIsNotGivenToALaterWatchOfTheNumber) {
+  ASSERT_OK_AND_ASSIGN(EventFd other, EventFd::Create());
+  ASSERT_OK_AND_ASSIGN(EventFd idle, EventFd::Create());
+  int first_calls = 0;
+  int later_calls = 0;
+  const std::array<int, 2> fds = {event_->fd(), other.fd()};
+  for (int i = 0; i < 2; ++i) {
+    const int mine = fds[i];
+    const int theirs = fds[1 - i];
+    ASSERT_OK(loop_->Add(mine, EPOLLIN, [&, mine, theirs](uint32_t) {
+      ++first_calls;
+      loop_->Remove(mine);
+      loop_->Remove(theirs);
+      ASSERT_EQ(::dup2(idle.fd(), theirs), theirs);
+      ASSERT_OK(loop_->Add(theirs, EPOLLIN, [&](uint32_t) { ++later_calls; }));
+      loop_->Post([&] { loop_->Stop(); });
+    }));
+  }
+  event_->Signal();
+  other.Signal();
+  ASSERT_OK(loop_->Run());
+  EXPECT_EQ(first_calls, 1);
+  EXPECT_EQ(later_calls, 0);
+}
+
+TEST_F(EventLoopTest, ModifyOfWhatIsNotWatchedIsAnError) {
+  EXPECT_THAT(loop_->Modify(event_->fd(), EPOLLIN),
+              StatusIs(absl::StatusCode::kNotFound));
 }
 
 TEST_F(EventLoopTest, PostFromAnotherThreadRunsOnLoopThread) {
