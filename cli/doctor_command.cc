@@ -54,7 +54,7 @@ std::string Capabilities(const vmm::HostReport& report) {
       YesNo("memory slots, version 2", kvm.user_memory2),
       Line("guest_memfd", GuestMemfd(kvm)),
       YesNo("memory attributes (PRIVATE)", kvm.memory_attributes_mask & 8),
-      YesNo("MAP_GPA_RANGE hypercall exits", kvm.map_gpa_range_exits()),
+      YesNo("exits for MAP_GPA_RANGE", kvm.map_gpa_range_exits()),
       YesNo("user space MSRs", kvm.user_space_msr_mask != 0),
       YesNo("pre-fault memory", kvm.pre_fault_memory),
       YesNo("software-protected VMs", kvm.sw_protected_vm));

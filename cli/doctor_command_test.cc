@@ -57,7 +57,7 @@ TEST(DoctorTest, AGoodHostNeedsNoAdvice) {
   memory slots, version 2      yes
   guest_memfd                  yes, mmap, init-shared
   memory attributes (PRIVATE)  yes
-  MAP_GPA_RANGE hypercall exits yes
+  exits for MAP_GPA_RANGE      yes
   user space MSRs              yes
   pre-fault memory             yes
   software-protected VMs       yes
@@ -94,7 +94,7 @@ TEST(DoctorTest, APlainHostIsToldWhatIsMissingAndHowToGetIt) {
   memory slots, version 2      no
   guest_memfd                  no
   memory attributes (PRIVATE)  no
-  MAP_GPA_RANGE hypercall exits no
+  exits for MAP_GPA_RANGE      no
   user space MSRs              no
   pre-fault memory             no
   software-protected VMs       no
@@ -121,7 +121,7 @@ TEST(DoctorTest, HalfOfAPairIsNotThere) {
   EXPECT_THAT(DoctorText(report),
               AllOf(HasSubstr("irqfd and ioeventfd          no\n"),
                     HasSubstr("memory attributes (PRIVATE)  no\n"),
-                    HasSubstr("MAP_GPA_RANGE hypercall exits no\n"),
+                    HasSubstr("exits for MAP_GPA_RANGE      no\n"),
                     HasSubstr("guest_memfd                  yes, init-shared"),
                     Not(HasSubstr("mmap"))));
 }
