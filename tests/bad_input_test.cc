@@ -3,15 +3,12 @@
 // What a user's mistakes get from `cloister run`: one line that names the file,
 // the option or the capability, exit code 1 (2 for the command line itself), no
 // guest started and no core file.
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -20,7 +17,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
-#include "cloister/base/unique_fd.h"
 #include "cloister/boot/decompress.h"
 #include "cloister/boot/fake_kernel.h"
 #include "cloister/cli/pty_session.h"
@@ -257,77 +253,6 @@ TEST_F(BadInputTest, CommandLineTooLong) {
   ExpectOneLine({"--kernel", GoodKernel(), "--append", std::string(70000, 'a'),
                  "--confidential", "off"},
                 1, "command line");
-}
-
-TEST_F(BadInputTest, NetworkInterfaces) {
-  auto expect = [&](const std::string& net, int code,
-                    const std::string& named) {
-    ExpectOneLine(
-        {"--kernel", GoodKernel(), "--confidential", "off", "--net", net}, code,
-        named);
-  };
-  expect("tap=nosuchtap0", 1, "nosuchtap0");
-  expect("tap=lo", 1, "lo");
-  expect("tap=a-name-that-is-too-long", 1, "a-name-that-is-too-long");
-  expect("tap=t0,mac=01:00:5e:00:00:01", 1, "multicast");
-  expect("tap=t0,mac=02:00:00:00:00", 1, "02:00:00:00:00");
-  expect("tap=t0,queues=17", 1, "queues=17");
-  expect("fd=0", 1, "not an attached tap");
-  expect("fd=999", 1, "fd=999");
-  expect("tap=t0,speed=9", 2, "speed");
-  ExpectOneLine({"--kernel", GoodKernel(), "--confidential", "off", "--net",
-                 "tap=t0,id=x", "--net", "tap=t1,id=x"},
-                1, "two devices with id x");
-}
-
-TEST_F(BadInputTest, Sockets) {
-  auto expect = [&](const std::string& vsock, int code,
-                    const std::string& named) {
-    ExpectOneLine(
-        {"--kernel", GoodKernel(), "--confidential", "off", "--vsock", vsock},
-        code, named);
-  };
-  for (const char* cid : {"0", "2", "4294967295", "18446744073709551615"}) {
-    expect(absl::StrCat("path=/tmp/v,cid=", cid), 1,
-           absl::StrCat("cid=", cid, ": 3 to 4294967294"));
-  }
-  expect("path=/tmp/v,cid=18446744073709551616", 2, "cid");
-  expect("cid=3", 1, "path= is needed");
-  const std::string long_path = "/tmp/" + std::string(92, 'v');
-  expect("path=" + long_path, 1, long_path);
-  expect("path=/no/such/folder/v", 1, "/no/such/folder");
-  const std::string file = File("no-socket", "");
-  expect("path=" + file, 1, file);
-
-  // One that somebody listens to. A test's own folder may be too long a name.
-  char folder[] = "/tmp/bad-input-XXXXXX";
-  ASSERT_NE(::mkdtemp(folder), nullptr);
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  std::snprintf(address.sun_path, sizeof(address.sun_path), "%s/v", folder);
-  base::UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address),
-                   sizeof(address)),
-            0);
-  ASSERT_EQ(::listen(listener.get(), 1), 0);
-  expect(absl::StrCat("path=", address.sun_path), 1,
-         absl::StrCat(address.sun_path, " is in use"));
-  EXPECT_EQ(::access(address.sun_path, F_OK), 0) << "it is left alone";
-  ::unlink(address.sun_path);
-  ::rmdir(folder);
-}
-
-TEST_F(BadInputTest, OtherDevices) {
-  auto expect = [&](std::vector<std::string> options, int code,
-                    const std::string& named) {
-    options.insert(options.end(),
-                   {"--kernel", GoodKernel(), "--confidential", "off"});
-    ExpectOneLine(options, code, named);
-  };
-  expect({"--balloon", "target=4097"}, 1, "--balloon: target=4097");
-  expect({"--balloon", "size=1M"}, 2, "--balloon");
-  expect({"--virtio-transport", "isa"}, 2, "pci, mmio or mmio-fdt");
-  expect({"--console", "tty"}, 2, "serial, virtio or none");
 }
 
 TEST_F(BadInputTest, UnknownOptionAndBackend) {
