@@ -510,14 +510,15 @@ TEST_F(RunnerTest, TheParkHookRunsOnceForEachTimeItParks) {
   options.kick_signal = KickSignal();
   options.on_park = [&] { ++parked; };
   Runner runner(*std::move(vcpu), recorder_, options, {});
+  uint64_t before = recorder_.entries.load();
   ASSERT_OK(runner.Start());
   for (int i = 1; i <= 50; ++i) {
-    const uint64_t before = recorder_.entries.load();
     while (recorder_.entries.load() == before) std::this_thread::yield();
     runner.RequestPause();
     while (parked != i) std::this_thread::yield();
     EXPECT_TRUE(runner.paused());
     runner.KickAgain();  // does nothing: every signal was sent
+    before = recorder_.entries.load();  // it is parked: nobody enters
     runner.Resume();
   }
   runner.Stop();
