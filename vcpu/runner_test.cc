@@ -517,7 +517,7 @@ TEST_F(RunnerTest, TheParkHookRunsOnceForEachTimeItParks) {
     runner.RequestPause();
     while (parked != i) std::this_thread::yield();
     EXPECT_TRUE(runner.paused());
-    runner.KickAgain();  // does nothing: every signal was sent
+    runner.KickAgain();                 // does nothing: every signal was sent
     before = recorder_.entries.load();  // it is parked: nobody enters
     runner.Resume();
   }
