@@ -5,26 +5,22 @@
 // root, since the monitor lets nobody else read it.
 #include "cloister/tests/micro_secret.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <random>
 #include <string>
-#include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
-#include "cloister/base/unique_fd.h"
 #include "cloister/tests/guest_process.h"
 #include "cloister/tests/microguest.h"
+#include "cloister/tests/secret_scan.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -35,65 +31,10 @@ using ::cloister::base::IsOkAndHolds;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
-struct Scan {
-  uint64_t found = 0;  // places, in everything
-  uint64_t found_in_guest_memory = 0;
-  uint64_t read_bytes = 0;
-  uint64_t guest_bytes = 0;  // of the memfds that hold shared memory
-};
-
-// Reads [start, end) of a process a piece at a time. Pages that cannot be read
-// (a guest_memfd's) are passed over.
-void ScanRange(int memory, uint64_t start, uint64_t end, const Secret& needle,
-               bool is_guest_memory, Scan* scan) {
-  constexpr uint64_t kPiece = 1 << 20;
-  constexpr uint64_t kOverlap = sizeof(Secret) - 1;
-  std::vector<char> bytes(kPiece + kOverlap);
-  uint64_t kept = 0;  // bytes of the piece before
-  for (uint64_t at = start; at < end;) {
-    const uint64_t want = std::min(kPiece, end - at);
-    const ssize_t got =
-        ::pread(memory, bytes.data() + kept, want, static_cast<off_t>(at));
-    if (got <= 0) {
-      kept = 0;
-      at += 4096;
-      continue;
-    }
-    const uint64_t total = kept + static_cast<uint64_t>(got);
-    const char* from = bytes.data();
-    const char* const stop = from + total;
-    while (const void* hit = memmem(from, static_cast<size_t>(stop - from),
-                                    needle.data(), sizeof(needle))) {
-      ++scan->found;
-      scan->found_in_guest_memory += is_guest_memory ? 1 : 0;
-      from = static_cast<const char*>(hit) + 1;
-    }
-    scan->read_bytes += static_cast<uint64_t>(got);
-    scan->guest_bytes += is_guest_memory ? static_cast<uint64_t>(got) : 0;
-    kept = std::min(kOverlap, total);
-    std::memmove(bytes.data(), bytes.data() + total - kept, kept);
-    at += static_cast<uint64_t>(got);
-  }
-}
-
-Scan ScanProcess(pid_t pid, const Secret& needle) {
-  Scan scan;
-  base::UniqueFd memory(::open(absl::StrCat("/proc/", pid, "/mem").c_str(),
-                               O_RDONLY | O_CLOEXEC));
-  EXPECT_TRUE(memory.valid()) << "needs root";
-  std::ifstream maps(absl::StrCat("/proc/", pid, "/maps"));
-  std::string line;
-  while (std::getline(maps, line)) {
-    unsigned long start = 0, end = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx", &start, &end) != 2) continue;
-    if (line.find("[vvar") != std::string::npos ||
-        line.find("[vsyscall]") != std::string::npos) {
-      continue;
-    }
-    ScanRange(memory.get(), start, end, needle,
-              line.find("cloister-guest-shared") != std::string::npos, &scan);
-  }
-  return scan;
+SecretScan Scan(pid_t pid, const Secret& needle) {
+  absl::StatusOr<SecretScan> scan = ScanProcess(pid, needle);
+  EXPECT_OK(scan) << "needs root";
+  return scan.ok() ? *scan : SecretScan();
 }
 
 struct Machine {
@@ -127,10 +68,10 @@ std::unique_ptr<GuestProcess> BootHolder(const Machine& machine,
 }
 
 // What a scan of the monitor finds of a secret that a process of its guest has.
-Scan ScanForHeldSecret(const Machine& machine) {
+SecretScan ScanForHeldSecret(const Machine& machine) {
   std::random_device random;
   const uint64_t seed = uint64_t{random()} << 32 | random();
-  Scan scan;
+  SecretScan scan;
   auto guest = BootHolder(machine, seed);
   if (guest == nullptr) return scan;
   absl::Status held = guest->Expect("cloister guest: secret held");
@@ -140,7 +81,7 @@ Scan ScanForHeldSecret(const Machine& machine) {
   EXPECT_THAT(text, HasSubstr(absl::StrCat(", ", machine.cpus, " CPU(s), ")));
   EXPECT_THAT(text, ContainsRegex("cloister guest: memory encryption: AMD SEV; "
                                   "swiotlb: [1-9][0-9]* MiB"));
-  if (held.ok()) scan = ScanProcess(guest->pid(), SecretFromSeed(seed));
+  if (held.ok()) scan = Scan(guest->pid(), SecretFromSeed(seed));
   std::cout << machine.guest << ", " << machine.backend << ": read "
             << scan.read_bytes / 1024 << " KiB of the monitor, "
             << scan.guest_bytes / 1024
@@ -151,17 +92,17 @@ Scan ScanForHeldSecret(const Machine& machine) {
 }
 
 TEST(SecretScanTest, SoftwareProtectedGuestsKeepTheirs) {
-  const Scan scan =
+  const SecretScan scan =
       ScanForHeldSecret({.guest = "TINY", .backend = "sw-protected"});
   EXPECT_EQ(scan.found, 0u);
   EXPECT_GE(scan.guest_bytes, uint64_t{128} << 20) << "all shared pages read";
 }
 
 TEST(SecretScanTest, DebianWithTwoVcpusKeepsIts) {
-  const Scan scan = ScanForHeldSecret({.guest = "DEBIAN_6_1",
-                                       .cpus = 2,
-                                       .mebibytes = 256,
-                                       .backend = "sw-protected"});
+  const SecretScan scan = ScanForHeldSecret({.guest = "DEBIAN_6_1",
+                                             .cpus = 2,
+                                             .mebibytes = 256,
+                                             .backend = "sw-protected"});
   EXPECT_EQ(scan.found, 0u);
   EXPECT_GE(scan.guest_bytes, uint64_t{256} << 20) << "all shared pages read";
 }
@@ -184,8 +125,7 @@ TEST(SecretScanTest, TheScanFindsAMarkerInASharedPageOnly) {
                                 .value = word}));
     ++written;
   }
-  EXPECT_EQ(ScanProcess(::getpid(), SecretFromSeed(42)).found_in_guest_memory,
-            0u);
+  EXPECT_EQ(Scan(::getpid(), SecretFromSeed(42)).found_in_guest_memory, 0u);
   ASSERT_THAT((*guest)->Convert(kPage, 1, 0), IsOkAndHolds(0u));
   written = 0;
   for (uint64_t word : SecretFromSeed(42)) {
@@ -196,8 +136,7 @@ TEST(SecretScanTest, TheScanFindsAMarkerInASharedPageOnly) {
                           .value = word}));
     ++written;
   }
-  EXPECT_EQ(ScanProcess(::getpid(), SecretFromSeed(42)).found_in_guest_memory,
-            1u);
+  EXPECT_EQ(Scan(::getpid(), SecretFromSeed(42)).found_in_guest_memory, 1u);
 }
 
 }  // namespace

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A confidential Debian with every device at work at once, under the default
+// seccomp filters: data arrives as it was sent while the API converts memory, a
+// scan of the monitor finds what the guest published and not what it kept, and
+// the errors of the host's disks and tap are seen in the guest and counted
+// outside.
+#include <dirent.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "cloister/api/client.h"
+#include "cloister/base/status_matchers.h"
+#include "cloister/tests/guest_process.h"
+#include "cloister/tests/micro_secret.h"
+#include "cloister/tests/secret_scan.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace cloister::tests {
+namespace {
+
+using ::cloister::base::IsOkAndHolds;
+using nlohmann::json;
+using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
+using ::testing::Not;
+
+constexpr char kTool[] = "tests/virtio_net_guest";
+constexpr std::chrono::seconds kPatience(400);
+constexpr uint64_t kWindow = uint64_t{1} << 32;
+constexpr uint64_t kWindowPages = 256;
+constexpr uint64_t kMemoryMiB = 256;
+
+bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
+std::string MiB() { return Soak() ? "512" : "8"; }
+
+std::string GuestFile(const char* what) {
+  const std::string name = absl::StrCat("CLOISTER_GUEST_DEBIAN_6_1_", what);
+  const char* path = std::getenv(name.c_str());
+  return path == nullptr ? absl::StrCat("$", name, " is not set") : path;
+}
+
+std::string Sh(const std::string& command) {
+  auto process = GuestProcess::Start({"sh", "-euc", command});
+  if (!process.ok()) {
+    ADD_FAILURE() << process.status();
+    return "";
+  }
+  EXPECT_THAT((*process)->Wait(kPatience), IsOkAndHolds(0))
+      << command << "\n"
+      << (*process)->output();
+  return std::string(absl::StripAsciiWhitespace((*process)->output()));
+}
+
+// What the devices are on: a good disk, one whose every sector is bad, one on a
+// file system that is nearly full, and a tap.
+class Host {
+ public:
+  Host() {
+    folder_ = absl::StrCat("/run/busy-", getpid());
+    Sh(absl::StrCat("mkdir ", folder_, "; mount -t tmpfs none ", folder_,
+                    "; mkdir ", File("full"),
+                    "; mount -t tmpfs -o size=1m none ", File("full"),
+                    "; truncate -s 64M ", File("good"), " ", File("full/disk"),
+                    "; echo 0 32768 error | dmsetup create --noudevsync ",
+                    bad_name(), "; dmsetup mknodes; ip tuntap add dev ", tap(),
+                    " mode tap; ip addr add 10.77.0.1/24 dev ", tap(),
+                    "; ip link set ", tap(), " up"));
+  }
+  ~Host() {
+    Sh(absl::StrCat("dmsetup remove --noudevsync --retry ", bad_name(),
+                    "; umount ", File("full"), "; umount ", folder_, "; rmdir ",
+                    folder_));
+  }
+  std::string File(const char* name) const {
+    return absl::StrCat(folder_, "/", name);
+  }
+  static std::string Bad() { return "/dev/mapper/" + bad_name(); }
+  static std::string tap() { return absl::StrCat("busy", getpid()); }
+
+ private:
+  static std::string bad_name() { return absl::StrCat("busy-", getpid()); }
+  std::string folder_;
+};
+
+class BusyTest : public ::testing::Test {
+ protected:
+  // The VM's description, as the API takes it.
+  std::string WriteConfig(uint64_t secret, uint64_t marker) {
+    auto drive = [](const char* id, const std::string& path) {
+      return json{{"drive_id", id},
+                  {"path_on_host", path},
+                  {"is_root_device", false},
+                  {"is_read_only", false}};
+    };
+    const json config = {
+        {"boot-source",
+         {{"kernel_image_path", GuestFile("KERNEL")},
+          {"initrd_path", GuestFile("INITRAMFS")},
+          {"boot_args",
+           absl::StrCat("console=ttyS0 quiet panic=-1 cloister.run=\"busy ",
+                        secret, " ", marker, " ", MiB(), "\"")}}},
+        {"machine-config", {{"vcpu_count", 2}, {"mem_size_mib", kMemoryMiB}}},
+        {"confidential",
+         {{"backend", "sw-protected"},
+          {"exchange_windows",
+           {{{"gpa", kWindow}, {"len", kWindowPages * 4096}}}}}},
+        {"drives",
+         {drive("good", host_.File("good")), drive("bad", Host::Bad()),
+          drive("full", host_.File("full/disk"))}},
+        {"network-interfaces",
+         {{{"iface_id", "net"}, {"host_dev_name", Host::tap()}}}},
+        {"vsock", {{"guest_cid", 5}, {"uds_path", host_.File("v")}}},
+        {"entropy", json::object()},
+        // Linux's own driver does without it in a confidential guest.
+        {"balloon", {{"amount_mib", 0}, {"deflate_on_oom", false}}}};
+    std::ofstream(host_.File("config")) << config.dump();
+    return host_.File("config");
+  }
+
+  void Boot(uint64_t secret, uint64_t marker) {
+    ASSERT_OK_AND_ASSIGN(
+        guest_, GuestProcess::Start({"cli/cloister", "run", "--config-file",
+                                     WriteConfig(secret, marker), "--console",
+                                     "virtio", "--api-sock", host_.File("a")}));
+  }
+
+  json Get(const std::string& path) {
+    auto client = api::Client::Connect(host_.File("a"));
+    EXPECT_OK(client);
+    if (!client.ok()) return {};
+    auto text = (*client)->Get(path);
+    EXPECT_OK(text) << path;
+    return text.ok() ? json::parse(*text, nullptr, false) : json();
+  }
+
+  // Converts pages of the window, which is the host's to convert.
+  void ConvertAtRandom(std::mt19937_64* random, int times) {
+    auto client = api::Client::Connect(host_.File("a"));
+    ASSERT_OK(client);
+    for (int i = 0; i < times; ++i) {
+      const uint64_t page = (*random)() % kWindowPages;
+      const uint64_t pages = 1 + (*random)() % (kWindowPages - page);
+      const json body = {
+          {"ranges",
+           {{{"gpa", kWindow + page * 4096},
+             {"len", pages * 4096},
+             {"to", (*random)() % 2 == 0 ? "shared" : "private"}}}}};
+      auto answer = (*client)->Call("POST", "/memory/convert", body.dump());
+      ASSERT_OK(answer);
+      EXPECT_EQ(answer->status / 100, 2) << answer->body;
+    }
+  }
+
+  // The names of the monitor's threads; none runs without a filter.
+  std::set<std::string> Threads() {
+    std::set<std::string> names;
+    const std::string tasks = absl::StrCat("/proc/", guest_->pid(), "/task");
+    DIR* folder = ::opendir(tasks.c_str());
+    EXPECT_NE(folder, nullptr);
+    while (const dirent* entry =
+               folder == nullptr ? nullptr : ::readdir(folder)) {
+      if (entry->d_name[0] == '.') continue;
+      std::ifstream status(absl::StrCat(tasks, "/", entry->d_name, "/status"));
+      std::string line, name, mode;
+      while (std::getline(status, line)) {
+        absl::string_view rest = line;
+        if (absl::ConsumePrefix(&rest, "Name:\t")) name = std::string(rest);
+        if (absl::ConsumePrefix(&rest, "Seccomp:\t")) mode = std::string(rest);
+      }
+      // The kernel's own threads of io_uring have the name of who asked.
+      EXPECT_EQ(mode, "2") << name;
+      names.insert(name);
+    }
+    if (folder != nullptr) ::closedir(folder);
+    return names;
+  }
+
+  // A part of the guest's script has ended, well.
+  void ExpectEnd(const std::string& part) {
+    const std::string ended = absl::StrCat("busy: ", part, " ended ");
+    ASSERT_OK(guest_->Expect(ended, kPatience));
+    ASSERT_OK(guest_->Expect("\n"));
+    EXPECT_THAT(guest_->output(), HasSubstr(ended + "0")) << part;
+  }
+
+  static uint64_t Count(const json& metrics, const char* group,
+                        const char* name) {
+    return metrics.value("devices", json::object())
+        .value(group, json::object())
+        .value(name, uint64_t{0});
+  }
+
+  Host host_;
+  std::unique_ptr<GuestProcess> guest_;
+};
+
+TEST_F(BusyTest, EveryDeviceAtOnce) {
+  std::random_device seed;
+  std::mt19937_64 random(seed());
+  const uint64_t secret = random() >> 1, marker = random() >> 1;
+  ASSERT_OK_AND_ASSIGN(
+      auto server,
+      GuestProcess::Start({kTool, "serve", "tcp:0.0.0.0:5000", MiB(), "9"}));
+  ASSERT_OK(server->Expect("listening"));
+  ASSERT_NO_FATAL_FAILURE(Boot(secret, marker));
+
+  ASSERT_OK(guest_->Expect("secret held", kPatience));
+  for (const char* driver :
+       {"virtio_blk 3", "virtio_net 1", "virtio_rng 1", "virtio_console 1",
+        "vmw_vsock_virtio_transport 1", "virtio_balloon 0"}) {
+    ASSERT_OK(guest_->Expect(absl::StrCat("busy: ", driver), kPatience));
+  }
+  EXPECT_THAT(Threads(), IsSupersetOf({"good", "bad", "full", "net", "vsock0",
+                                       "rng0", "balloon0", "console0"}));
+  ASSERT_OK(guest_->Expect("listening", kPatience));
+  ASSERT_OK_AND_ASSIGN(
+      auto client,
+      GuestProcess::Start({kTool, "move",
+                           absl::StrCat("hybrid:", host_.File("v"), ":5000"),
+                           MiB(), "8"}));
+  ASSERT_OK(guest_->Expect("over hvc0", kPatience));
+
+  // While all of them move data.
+  const json before = Get("/metrics");
+  ConvertAtRandom(&random, Soak() ? 2000 : 60);
+  ASSERT_OK_AND_ASSIGN(SecretScan kept,
+                       ScanProcess(guest_->pid(), SecretFromSeed(secret)));
+  ConvertAtRandom(&random, 20);
+  ASSERT_OK_AND_ASSIGN(SecretScan published,
+                       ScanProcess(guest_->pid(), SecretFromSeed(marker)));
+  std::cout << "read " << kept.read_bytes / 1024 << " KiB of the monitor, "
+            << kept.guest_bytes / 1024
+            << " KiB of it shared guest memory; found the secret " << kept.found
+            << " times, what was published " << published.found_in_guest_memory
+            << " times\n";
+  EXPECT_EQ(kept.found, 0u);
+  EXPECT_GE(kept.guest_bytes, kMemoryMiB << 20) << "all shared pages read";
+  EXPECT_GT(published.found_in_guest_memory, 0u)
+      << "the scan would find what the guest does not keep to itself";
+
+  ASSERT_NO_FATAL_FAILURE(ExpectEnd("network"));
+  ASSERT_NO_FATAL_FAILURE(ExpectEnd("sockets"));
+  EXPECT_THAT(client->Wait(kPatience), IsOkAndHolds(0)) << client->output();
+  EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
+  ASSERT_OK(guest_->Type("stop\n"));
+  ASSERT_OK(guest_->Expect("busy: told stop", kPatience));
+  ASSERT_NO_FATAL_FAILURE(ExpectEnd("disk"));
+  ASSERT_NO_FATAL_FAILURE(ExpectEnd("entropy"));
+  const json after = Get("/metrics");
+  EXPECT_GT(Count(after, "block_good", "written_bytes"),
+            Count(before, "block_good", "written_bytes"));
+  EXPECT_GT(Count(after, "entropy", "bytes"), 0u);
+  EXPECT_GT(Count(after, "console", "rx_bytes"), 0u);
+  EXPECT_GT(Count(after, "console", "tx_bytes"), 0u);
+  for (const char* device : {"block_good", "net_net", "vsock", "entropy"}) {
+    EXPECT_EQ(Count(after, device, "needs_reset"), 0u) << device;
+    EXPECT_EQ(Count(after, device, "errors"), 0u) << device;
+  }
+
+  // The host's errors: in the guest, and outside.
+  ASSERT_OK(guest_->Expect("read: EIO", kPatience));
+  ASSERT_OK(guest_->Expect("write: EIO", kPatience));
+  ASSERT_OK(guest_->Expect("fsync: EIO", kPatience)) << "of a full host";
+  ASSERT_OK(guest_->Expect("busy: pull the tap", kPatience));
+  Sh(absl::StrCat("ip link del ", Host::tap()));
+  ASSERT_OK(guest_->Type("pulled\n"));
+  ASSERT_OK(guest_->Expect("busy: unreachable", kPatience));
+  ASSERT_OK(guest_->Expect("busy: carrier 0", kPatience));
+  ASSERT_OK(guest_->Expect("busy: look at the counters", kPatience));
+  const json metrics = Get("/metrics");
+  EXPECT_GT(Count(metrics, "block_bad", "errors_EIO"), 0u) << metrics.dump();
+  EXPECT_GT(Count(metrics, "block_full", "errors_ENOSPC"), 0u);
+  EXPECT_EQ(Count(metrics, "net_net", "link_down"), 1u);
+  const json conversions = Get("/memory/conversions");
+  EXPECT_GT(conversions["to_private"]["explicit"]["requests"], 0);
+  EXPECT_GT(conversions["to_private"]["host"]["requests"], 0);
+  EXPECT_EQ(conversions["bytes"]["pending_private"], 0) << conversions.dump();
+
+  ASSERT_OK(guest_->Type("end\n"));
+  EXPECT_THAT(guest_->Wait(kPatience), IsOkAndHolds(0)) << guest_->output();
+  EXPECT_THAT(guest_->output(), Not(HasSubstr("seccomp")));
+  EXPECT_THAT(guest_->output(), Not(HasSubstr("blk_guest: at ")));
+}
+
+}  // namespace
+}  // namespace cloister::tests
