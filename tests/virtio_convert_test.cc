@@ -343,9 +343,11 @@ class VirtioConvertTest : public ::testing::Test {
     }
   }
 
-  std::unique_ptr<Blk> MakeDisk(const std::string& path) {
+  // A slow disk is one only past the host's page cache: `direct`.
+  std::unique_ptr<Blk> MakeDisk(const std::string& path, bool direct) {
     Blk::Options options;
     options.file.path = path;
+    options.file.direct = direct;
     auto worker = Worker::Create("blk", nullptr);
     EXPECT_OK(worker);
     auto disk = Blk::Create(std::move(options), *std::move(worker));
@@ -488,8 +490,8 @@ class VirtioConvertTest : public ::testing::Test {
 TEST_F(VirtioConvertTest, TrafficAndRandomConversionsLeaveEachOtherAlone) {
   Host host;
   Mirror mirror(Host::tap());
-  auto disk = MakeDisk(host.disk());
-  auto slow = MakeDisk(host.slow());
+  auto disk = MakeDisk(host.disk(), /*direct=*/false);
+  auto slow = MakeDisk(host.slow(), /*direct=*/true);
   auto net = MakeNet();
   ASSERT_TRUE(disk && slow && net);
   Driven disk_driver(*guest_, disk.get(), {kDiskRing});
