@@ -96,7 +96,7 @@ class BackendRunTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (std::string(GetParam()) == "sw-protected" && !RunsPrivateCode()) {
-      GTEST_SKIP() << "this kernel cannot decode private code";
+      GTEST_SKIP() << "not applicable: this kernel cannot decode private code";
     }
   }
 };
@@ -200,7 +200,7 @@ TEST_P(BackendRunTest, AByteFlippedDuringTheLaunchGivesExitCode5) {
 
 TEST(ConfidentialRunTest, ADeniedConversionGivesExitCode6AndNoRegisters) {
   if (!RunsPrivateCode()) {
-    GTEST_SKIP() << "this kernel cannot decode private code";
+    GTEST_SKIP() << "not applicable: this kernel cannot decode private code";
   }
   auto guest = RunGuest(With(Options(MicroKernel::kTouch, "sw-protected"),
                              {"--implicit-conversions", "deny"}));

@@ -45,11 +45,11 @@ TEST_P(RelaunchTest, LinuxBootsAgainAfterItsReboot) {
   const char* lab = std::getenv("CLOISTER_IN_LAB");
   if (GetParam() == BackendChoice::kSwProtected && lab != nullptr &&
       std::string(lab) == "unpatched") {
-    GTEST_SKIP() << "this kernel cannot decode private code";
+    GTEST_SKIP() << "not applicable: this kernel cannot decode private code";
   }
   if (GetParam() == BackendChoice::kEmulated &&
       std::getenv("CLOISTER_SOAK") == nullptr) {
-    GTEST_SKIP() << "emulated relaunches in the soak only";
+    GTEST_SKIP() << "not applicable: emulated relaunches in the soak only";
   }
   const char* kernel = std::getenv("CLOISTER_GUEST_TINY_KERNEL");
   const char* initramfs = std::getenv("CLOISTER_GUEST_TINY_INITRAMFS");

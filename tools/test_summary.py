@@ -22,7 +22,7 @@ import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "lab"))
 # pylint: disable=wrong-import-position
-from skips import unexcused
+from skips import skipped, unexcused
 
 
 def read_log(uri):
@@ -35,40 +35,32 @@ class Count:
     """What the tests added so far came to."""
 
     def __init__(self):
-        self.passed = self.failed = self.skipped = self.skipped_in_lab = 0
+        self.passed = self.failed = self.skipped = 0
         self.reasons = []
+        self.skipped_in_lab = []
 
     def add(self, label, status, text):
         """One run of a test program: its status and its log."""
         ok = status == "PASSED"
         cases = len(re.findall(r"^\[       OK \] ", text, re.M))
         bad = len(set(re.findall(r"^\[  FAILED  \] (\S+)[ ,].*ms\)$", text, re.M)))
-        skips = re.findall(r"^\[  SKIPPED \] (\S+) \(\d+ ms\)$", text, re.M)
+        skips = skipped(text)
         in_lab = re.findall(r"^lab: SKIPPED .*$", text, re.M)
         self.passed += cases
         if ok and not cases and not skips and not in_lab:
             self.passed += 1
         self.failed += bad if bad else (0 if ok else 1)
         self.skipped += len(skips) + len(in_lab)
-        self.skipped_in_lab += len(in_lab)
+        self.skipped_in_lab += [f"{label}: {line}" for line in in_lab]
         if re.search(r"^lab: === ", text, re.M):
-            self.skipped_in_lab += len(unexcused(text))
+            self.skipped_in_lab += [f"{label} {case}" for case in unexcused(text)]
         self.reasons += [f"skipped: {label}: {line}" for line in in_lab]
-        self.reasons += [f"skipped: {label} {name}: {reason(text, name)}" for name in skips]
+        self.reasons += [f"skipped: {label} {name}: {reason}" for name, reason in skips]
         if not ok:
             self.reasons.append(f"failed: {label}: {status}")
 
     def exit_code(self, require_lab):
         return 1 if self.failed or (require_lab and self.skipped_in_lab) else 0
-
-
-def reason(text, name):
-    match = re.search(
-        r"^\[ RUN      \] " + re.escape(name) + r"\n(.*?)^\[  SKIPPED \] ", text, re.M | re.S
-    )
-    lines = [l.strip() for l in (match.group(1) if match else "").splitlines()]
-    lines = [l for l in lines if l and not re.match(r".*: Skipped$", l)]
-    return lines[0] if lines else "no reason given"
 
 
 def main(arguments):
@@ -89,7 +81,8 @@ def main(arguments):
         print(line)
     print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped", flush=True)
     if require_lab and count.skipped_in_lab:
-        print("the lab is required (--require-lab), but lab tests were skipped", flush=True)
+        for case in count.skipped_in_lab:
+            print(f"the lab is required (--require-lab), but skipped {case}", flush=True)
     return count.exit_code(require_lab)
 
 
