@@ -15,8 +15,15 @@ trap 'rm -f "$log"' EXIT
 
 # The one server that Bazel has may be one with a network.
 bazel shutdown
+coproc { exec unshare -n sh -c 'ip link set lo up; exec ./dev run' 2>&1; }
+dev=$COPROC_PID
+while IFS= read -r -u "${COPROC[0]}" line; do
+  printf '%s\n' "$line" >>"$log"
+  # The shell's greeting: it reads what is typed.
+  case $line in *"Enter 'help'"*) echo exit >&"${COPROC[1]}" ;; esac
+done
 status=0
-unshare -n sh -c 'ip link set lo up; exec ./dev run </dev/null' >"$log" 2>&1 || status=$?
+wait "$dev" || status=$?
 bazel shutdown
 if [ "$status" -ne 0 ]; then
   tail -40 "$log"
