@@ -3,15 +3,12 @@
 // What a user's mistakes get from `cloister run`: one line that names the file,
 // the option or the capability, exit code 1 (2 for the command line itself), no
 // guest started and no core file.
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -20,6 +17,7 @@
 #include "cloister/boot/decompress.h"
 #include "cloister/boot/fake_kernel.h"
 #include "cloister/cli/pty_session.h"
+#include "cloister/tests/bad_run.h"
 #include "cloister/tests/guest_process.h"
 #include "cloister/vmm/micro_kernel.h"
 #include "gmock/gmock.h"
@@ -29,43 +27,13 @@ namespace cloister::tests {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::StartsWith;
 
-class BadInputTest : public ::testing::Test {
+class BadInputTest : public BadRunTest {
  protected:
-  void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no /dev/kvm here that this user may open";
-    }
-  }
-
-  std::string File(const std::string& name, const std::string& content) {
-    std::string path = absl::StrCat(::testing::TempDir(), "/", name);
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-  }
-
-  // Runs `cloister run` with `options`; expects `code` and a single line of
-  // output that has `named` in it.
+  // The one thing that the line has to name.
   void ExpectOneLine(const std::vector<std::string>& options, int code,
                      const std::string& named) {
-    std::vector<std::string> argv = {"cli/cloister", "run"};
-    argv.insert(argv.end(), options.begin(), options.end());
-    ASSERT_OK_AND_ASSIGN(auto process, GuestProcess::Start(argv));
-    ASSERT_OK_AND_ASSIGN(int exit_code, process->Wait());
-    const std::string& text = process->output();
-    EXPECT_EQ(exit_code, code) << text;
-    EXPECT_THAT(text, StartsWith("cloister: "));
-    EXPECT_THAT(text, HasSubstr(named));
-    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
-    EXPECT_EQ(::access("core", F_OK), -1);
-  }
-
-  // A kernel that loads but never gets to run here.
-  std::string GoodKernel() {
-    std::string content(reinterpret_cast<const char*>(elf_.data()),
-                        elf_.size());
-    return File("vmlinux", content);
+    BadRunTest::ExpectOneLine(options, code, {named});
   }
 
   const std::vector<uint8_t> elf_ = boot::MakeVmlinux();

@@ -5,66 +5,34 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <fstream>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
-#include "cloister/boot/fake_kernel.h"
-#include "cloister/tests/guest_process.h"
-#include "gmock/gmock.h"
+#include "cloister/tests/bad_run.h"
 #include "gtest/gtest.h"
 
 namespace cloister::tests {
 namespace {
 
-using ::testing::AllOf;
-using ::testing::HasSubstr;
-using ::testing::StartsWith;
-
-class DiskInputTest : public ::testing::Test {
+class DiskInputTest : public BadRunTest {
  protected:
-  void SetUp() override {
-    if (access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no /dev/kvm here that this user may open";
-    }
-    std::vector<uint8_t> elf = boot::MakeVmlinux();
-    kernel_ = File("vmlinux", std::string(elf.begin(), elf.end()));
-  }
-
-  std::string File(const std::string& name, const std::string& content) {
-    std::string path = absl::StrCat(::testing::TempDir(), "/", name);
-    unlink(path.c_str());
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-  }
   std::string Image(const std::string& name) {
     return File(name, std::string(65536, '\0'));
   }
 
-  // `cloister run` with these disks says one line with all of `named` in it.
+  // With these disks, the line has "--disk" and all of `named` in it.
   void ExpectOneLine(const std::vector<std::string>& disks, int code,
-                     const std::vector<std::string>& named) {
-    std::vector<std::string> argv = {
-        "cli/cloister", "run", "--kernel", kernel_, "--confidential", "off"};
+                     std::vector<std::string> named) {
+    std::vector<std::string> options = {"--kernel", GoodKernel(),
+                                        "--confidential", "off"};
     for (const std::string& disk : disks) {
-      argv.insert(argv.end(), {"--disk", disk});
+      options.insert(options.end(), {"--disk", disk});
     }
-    ASSERT_OK_AND_ASSIGN(auto process, GuestProcess::Start(argv));
-    ASSERT_OK_AND_ASSIGN(int exit_code, process->Wait());
-    const std::string& text = process->output();
-    EXPECT_EQ(exit_code, code) << text;
-    EXPECT_THAT(text, AllOf(StartsWith("cloister: "), HasSubstr("--disk")));
-    for (const std::string& word : named) EXPECT_THAT(text, HasSubstr(word));
-    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+    named.push_back("--disk");
+    BadRunTest::ExpectOneLine(options, code, named);
   }
-
-  std::string kernel_;
 };
 
 TEST_F(DiskInputTest, Missing) {

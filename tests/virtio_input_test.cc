@@ -6,61 +6,29 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
-#include "cloister/boot/fake_kernel.h"
-#include "cloister/tests/guest_process.h"
-#include "gmock/gmock.h"
+#include "cloister/tests/bad_run.h"
 #include "gtest/gtest.h"
 
 namespace cloister::tests {
 namespace {
 
-using ::testing::HasSubstr;
-using ::testing::StartsWith;
-
-class VirtioInputTest : public ::testing::Test {
+class VirtioInputTest : public BadRunTest {
  protected:
-  void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no /dev/kvm here that this user may open";
-    }
-    const std::vector<uint8_t> elf = boot::MakeVmlinux();
-    kernel_ = File("vmlinux", std::string(elf.begin(), elf.end()));
-  }
-
-  std::string File(const std::string& name, const std::string& content) {
-    std::string path = absl::StrCat(::testing::TempDir(), "/", name);
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-  }
-
-  // `cloister run` with `options` leaves with `code` and one line that has
-  // `named` in it.
+  // The line has the first option and `named` in it.
   void ExpectOneLine(const std::vector<std::string>& options, int code,
                      const std::string& named) {
-    std::vector<std::string> argv = {
-        "cli/cloister", "run", "--kernel", kernel_, "--confidential", "off"};
-    argv.insert(argv.end(), options.begin(), options.end());
-    ASSERT_OK_AND_ASSIGN(auto process, GuestProcess::Start(argv));
-    ASSERT_OK_AND_ASSIGN(int exit_code, process->Wait());
-    const std::string& text = process->output();
-    EXPECT_EQ(exit_code, code) << text;
-    EXPECT_THAT(text, StartsWith("cloister: "));
-    EXPECT_THAT(text, HasSubstr(options[0]));
-    EXPECT_THAT(text, HasSubstr(named));
-    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+    std::vector<std::string> all = {"--kernel", GoodKernel(), "--confidential",
+                                    "off"};
+    all.insert(all.end(), options.begin(), options.end());
+    BadRunTest::ExpectOneLine(all, code, {options[0], named});
   }
-
-  std::string kernel_;
 };
 
 TEST_F(VirtioInputTest, NetworkInterfaces) {
