@@ -2,11 +2,10 @@
 #include "cloister/confidential/measurement_json.h"
 
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "cloister/base/status_matchers.h"
 #include "cloister/confidential/measurement.h"
+#include "cloister/confidential/sample_launch.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -19,31 +18,8 @@ using ::cloister::memory::GuestRange;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr uint64_t kMiB = 1 << 20;
-
-boot::Piece MakePiece(PieceType type, uint64_t gpa, std::vector<uint8_t> bytes,
-                      uint64_t memory) {
-  return {type, GuestAddress(gpa), boot::SharedBytes(std::move(bytes)), memory};
-}
-
-shim::LaunchOptions Sample() {
-  shim::LaunchOptions options;
-  options.c_bit = 39;
-  options.ram = {*GuestRange::Create(GuestAddress(0), 32 * kMiB)};
-  options.shim = GuestAddress(16 * kMiB);
-  options.pieces = {
-      MakePiece(PieceType::kKernelSegment, 2 * kMiB, {1, 2, 3, 4, 5}, 0x9000),
-      MakePiece(PieceType::kInitrd, 4 * kMiB, {6, 7, 8}, 0x1000),
-      MakePiece(PieceType::kCommandLine, kMiB + 0x1000, {'a', 0}, 0x800),
-      MakePiece(PieceType::kBootParams, kMiB, {9, 10, 11, 12}, 0x1000),
-      MakePiece(PieceType::kAcpi, kMiB + 0x3000, {13}, 0x1000)};
-  options.entry = {GuestAddress(2 * kMiB), GuestAddress(kMiB)};
-  options.platform = "cpuid=1\n";
-  return options;
-}
-
 TEST(MeasurementJsonTest, ListsTheInputsInHashingOrder) {
-  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(Sample()));
+  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(SampleLaunch()));
   const std::string hash =
       "\"digest\": \"" + shim::DigestHex(report.shim) + "\"";
   const std::string expected =
@@ -76,10 +52,10 @@ TEST(MeasurementJsonTest, ListsTheInputsInHashingOrder) {
 }
 
 TEST(MeasurementJsonTest, TheSameReportIsTheSameTextAndOthersAreNot) {
-  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(Sample()));
+  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(SampleLaunch()));
   const std::string text = MeasurementJson(report);
   EXPECT_EQ(MeasurementJson(report), text);
-  shim::LaunchOptions options = Sample();
+  shim::LaunchOptions options = SampleLaunch();
   options.hypercalls = false;
   ASSERT_OK_AND_ASSIGN(report, Measure(options));
   EXPECT_THAT(MeasurementJson(report), HasSubstr("\"hypercalls\": false"));
@@ -88,7 +64,7 @@ TEST(MeasurementJsonTest, TheSameReportIsTheSameTextAndOthersAreNot) {
 
 // Several ranges of RAM, and one piece alone: where commas go.
 TEST(MeasurementJsonTest, ListsOfAnyLengthAreLists) {
-  shim::LaunchOptions options = Sample();
+  shim::LaunchOptions options = SampleLaunch();
   options.ram.push_back(
       *GuestRange::Create(GuestAddress(uint64_t{4} << 30), kMiB));
   options.pieces.resize(1);

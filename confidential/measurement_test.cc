@@ -6,6 +6,7 @@
 
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/shim/shim_image.h"
+#include "cloister/confidential/sample_launch.h"
 
 namespace cloister::confidential {
 namespace {
@@ -16,29 +17,6 @@ using ::cloister::memory::GuestAddress;
 using ::cloister::memory::GuestRange;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kMiB = 1 << 20;
-
-boot::Piece MakePiece(PieceType type, uint64_t gpa, std::vector<uint8_t> bytes,
-                      uint64_t memory) {
-  return {type, GuestAddress(gpa), boot::SharedBytes(std::move(bytes)), memory};
-}
-
-shim::LaunchOptions Sample() {
-  shim::LaunchOptions options;
-  options.c_bit = 39;
-  options.ram = {*GuestRange::Create(GuestAddress(0), 32 * kMiB)};
-  options.shim = GuestAddress(16 * kMiB);
-  options.pieces = {
-      MakePiece(PieceType::kKernelSegment, 2 * kMiB, {1, 2, 3, 4, 5}, 0x9000),
-      MakePiece(PieceType::kInitrd, 4 * kMiB, {6, 7, 8}, 0x1000),
-      MakePiece(PieceType::kCommandLine, kMiB + 0x1000, {'a', 0}, 0x800),
-      MakePiece(PieceType::kBootParams, kMiB, {9, 10, 11, 12}, 0x1000),
-      MakePiece(PieceType::kAcpi, kMiB + 0x3000, {13}, 0x1000)};
-  options.entry = {GuestAddress(2 * kMiB), GuestAddress(kMiB)};
-  options.platform = "cpuid=1\n";
-  return options;
-}
-
 std::string DigestOf(const shim::LaunchOptions& options) {
   auto report = Measure(options);
   EXPECT_THAT(report, base::IsOk());
@@ -46,26 +24,26 @@ std::string DigestOf(const shim::LaunchOptions& options) {
 }
 
 TEST(MeasurementTest, IsTheDigestThatALaunchWritesIntoTheShim) {
-  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(Sample()));
+  ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(SampleLaunch()));
   ASSERT_OK_AND_ASSIGN(shim::ShimLaunch launch,
-                       shim::BuildShimLaunch(Sample()));
+                       shim::BuildShimLaunch(SampleLaunch()));
   EXPECT_EQ(report.digest, launch.digest);
   EXPECT_EQ(report.shim_size, shim::ShimImage().size());
   EXPECT_EQ(report.format, 1u);
 }
 
 TEST(MeasurementTest, IsRepeatable) {
-  EXPECT_EQ(DigestOf(Sample()), DigestOf(Sample()));
+  EXPECT_EQ(DigestOf(SampleLaunch()), DigestOf(SampleLaunch()));
 }
 
 TEST(MeasurementTest, EveryByteOfEveryPieceCounts) {
-  std::set<std::string> digests = {DigestOf(Sample())};
+  std::set<std::string> digests = {DigestOf(SampleLaunch())};
   size_t expected = 1;
-  const shim::LaunchOptions sample = Sample();
+  const shim::LaunchOptions sample = SampleLaunch();
   for (size_t piece = 0; piece < sample.pieces.size(); ++piece) {
     absl::Span<const uint8_t> data = sample.pieces[piece].data.span();
     for (size_t i = 0; i < data.size(); ++i) {
-      shim::LaunchOptions options = Sample();
+      shim::LaunchOptions options = SampleLaunch();
       std::vector<uint8_t> bytes(data.begin(), data.end());
       bytes[i] ^= 0x10;
       options.pieces[piece].data = boot::SharedBytes(std::move(bytes));
@@ -78,18 +56,20 @@ TEST(MeasurementTest, EveryByteOfEveryPieceCounts) {
 
 TEST(MeasurementTest, EveryByteOfTheShimButItsSlotCounts) {
   absl::Span<const uint8_t> image = shim::ShimImage();
-  ASSERT_OK_AND_ASSIGN(MeasurementReport base, Measure(Sample()));
+  ASSERT_OK_AND_ASSIGN(MeasurementReport base, Measure(SampleLaunch()));
   std::vector<uint8_t> changed(image.begin(), image.end());
   for (size_t i = 0; i < image.size(); ++i) {
     changed[i] ^= 1;
-    ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(changed, Sample()));
+    ASSERT_OK_AND_ASSIGN(MeasurementReport report,
+                         Measure(changed, SampleLaunch()));
     bool in_slot =
         i >= shim::kDigestSlot && i < shim::kDigestSlot + shim::kDigestSize;
     ASSERT_EQ(report.digest == base.digest, in_slot) << i;
     changed[i] ^= 1;
   }
   changed.push_back(0);
-  ASSERT_OK_AND_ASSIGN(MeasurementReport longer, Measure(changed, Sample()));
+  ASSERT_OK_AND_ASSIGN(MeasurementReport longer,
+                       Measure(changed, SampleLaunch()));
   EXPECT_NE(longer.digest, base.digest);
 }
 
@@ -130,27 +110,27 @@ TEST(MeasurementTest, EveryOptionButTheCBitCounts) {
         o.pieces.push_back(MakePiece(PieceType::kInitrd, 6 * kMiB, {}, 0x1000));
       },
   };
-  std::set<std::string> digests = {DigestOf(Sample())};
+  std::set<std::string> digests = {DigestOf(SampleLaunch())};
   size_t expected = 1;
   for (const Change& change : changes) {
-    shim::LaunchOptions options = Sample();
+    shim::LaunchOptions options = SampleLaunch();
     change(options);
     digests.insert(DigestOf(options));
     EXPECT_EQ(digests.size(), ++expected) << "change " << expected - 2;
   }
-  shim::LaunchOptions other_bit = Sample();
+  shim::LaunchOptions other_bit = SampleLaunch();
   other_bit.c_bit = 47;
-  EXPECT_EQ(DigestOf(other_bit), DigestOf(Sample()));
+  EXPECT_EQ(DigestOf(other_bit), DigestOf(SampleLaunch()));
 }
 
 TEST(MeasurementTest, RefusesAnImageWithoutASlotOrTooLarge) {
   std::vector<uint8_t> image(shim::kDigestSlot + shim::kDigestSize);
-  EXPECT_THAT(Measure(image, Sample()),
+  EXPECT_THAT(Measure(image, SampleLaunch()),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64")));
   image.resize(shim::kImageMax + 1);
-  EXPECT_THAT(Measure(image, Sample()),
+  EXPECT_THAT(Measure(image, SampleLaunch()),
               StatusIs(absl::StatusCode::kInvalidArgument));
-  shim::LaunchOptions bad = Sample();
+  shim::LaunchOptions bad = SampleLaunch();
   bad.vcpus = 0;
   EXPECT_THAT(Measure(bad), StatusIs(absl::StatusCode::kInvalidArgument));
 }

@@ -5,14 +5,11 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <map>
-#include <optional>
-#include <utility>
 #include <vector>
 
-#include "absl/types/span.h"
+#include "absl/status/status.h"
 #include "cloister/base/status_matchers.h"
-#include "cloister/kvm/fake_kvm.h"
+#include "cloister/confidential/fake_kvm_vm.h"
 #include "cloister/kvm/requests.h"
 #include "cloister/kvm/system.h"
 #include "cloister/memory/guest_address.h"
@@ -29,38 +26,17 @@ using memory::GuestRange;
 using memory::PageState;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kMiB = 1 << 20;
-constexpr uint64_t kHigh = uint64_t{4} << 30;
-
-GuestRange Range(uint64_t start, uint64_t size) {
-  return *GuestRange::Create(GuestAddress(start), size);
-}
-
 constexpr int kCBit = 39;
 constexpr uint64_t kC = uint64_t{1} << kCBit;
 
-class SwProtectedTest : public ::testing::Test {
+class SwProtectedTest : public FakeKvmVmTest {
  protected:
   absl::Status Create(uint64_t aliased_end) {
-    auto system = kvm::System::Open(fake_);
-    if (!system.ok()) return system.status();
-    RamOptions ram;
-    ram.ram = {Range(0, 16 * kMiB), Range(kHigh, 2 * kMiB)};
-    ram.aliased_end = aliased_end;
-    auto vm = CreateSwProtectedVm(*system, ram, kCBit);
-    if (!vm.ok()) return vm.status();
-    vm_ = *std::move(vm);
-    // The slots of the only VM.
-    slots_.clear();
-    for (const auto& [number, slot] : fake_.slots(vm_.vm->fd())) {
-      slots_[slot.gpa] = slot;
-    }
-    return absl::OkStatus();
+    return FakeKvmVmTest::Create(
+        aliased_end, [](const kvm::System& system, const RamOptions& ram) {
+          return CreateSwProtectedVm(system, ram, kCBit);
+        });
   }
-
-  kvm::FakeKvm fake_;
-  BackendVm vm_;
-  std::map<uint64_t, kvm::FakeKvm::MemorySlot> slots_;  // by address
 };
 
 TEST_F(SwProtectedTest, ViewBIsGuestMemfdAndViewAIsNot) {
