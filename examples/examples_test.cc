@@ -1,44 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs each example and looks at what it prints.
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cloister/boot/fake_kernel.h"
+#include "cloister/examples/shell.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace {
 
+using ::cloister::examples::Shell;
+using ::cloister::examples::ShellResult;
 using ::testing::HasSubstr;
 
-struct Result {
-  int exit_code = -1;
-  std::string output;
-};
-
-Result Shell(const std::string& command) {
-  std::FILE* pipe = ::popen(absl::StrCat(command, " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return {};
-  Result result;
-  std::array<char, 512> buffer;
-  while (std::fgets(buffer.data(), buffer.size(), pipe) != nullptr) {
-    result.output += buffer.data();
-  }
-  const int status = ::pclose(pipe);
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return result;
-}
-
 TEST(PageStatesTest, PrintsTheMapThatResults) {
-  Result result = Shell(
+  ShellResult result = Shell(
       "printf 'private 0 0x4000000\\nshared 0x100000 0x2000\\n"
       "private 0x101000 0x1000\\n' | examples/page_states");
   EXPECT_EQ(result.exit_code, 0);
@@ -51,7 +33,7 @@ TEST(PageStatesTest, PrintsTheMapThatResults) {
 }
 
 TEST(PageStatesTest, MistakesNameTheLine) {
-  Result result = Shell(
+  ShellResult result = Shell(
       "printf 'private 0 0x1000\\nshared 0x10 0x1000\\n' | "
       "examples/page_states");
   EXPECT_EQ(result.exit_code, 1);
@@ -78,14 +60,14 @@ TEST(CustomDeviceTest, TheGuestsMailArrives) {
   const std::string kernel = absl::StrCat(::testing::TempDir(), "/mail");
   std::ofstream(kernel, std::ios::binary)
       .write(reinterpret_cast<const char*>(elf.data()), elf.size());
-  Result result = Shell(absl::StrCat("examples/custom_device ", kernel));
+  ShellResult result = Shell(absl::StrCat("examples/custom_device ", kernel));
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("mail: \"ABC\"\n"));
   EXPECT_THAT(result.output, HasSubstr("the guest's end: power off\n"));
 }
 
 TEST(DmaMirrorTest, RefusesWhatHasNoEntries) {
-  Result result = Shell("examples/dma_mirror_main");
+  ShellResult result = Shell("examples/dma_mirror_main");
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("share 4 MiB: done\n"
                                        "   0x1000000   0x200000\n"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Runs the REST client beside a server of this process, whose VM is a fake.
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -23,31 +22,16 @@
 #include "cloister/api/server.h"
 #include "cloister/api/socket_file.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/examples/shell.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace cloister {
 namespace {
 
+using examples::Shell;
+using examples::ShellResult;
 using ::testing::HasSubstr;
-
-struct Result {
-  int exit_code = -1;
-  std::string output;
-};
-
-Result Shell(const std::string& command) {
-  std::FILE* pipe = ::popen(absl::StrCat(command, " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return {};
-  Result result;
-  std::array<char, 512> buffer;
-  while (std::fgets(buffer.data(), buffer.size(), pipe) != nullptr) {
-    result.output += buffer.data();
-  }
-  const int status = ::pclose(pipe);
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return result;
-}
 
 api::ControllerOptions Options() {
   api::ControllerOptions options;
@@ -91,7 +75,8 @@ class RestClientTest : public ::testing::Test {
 };
 
 TEST_F(RestClientTest, SaysWhatTheVmIs) {
-  Result result = Shell(absl::StrCat("examples/rest_client ", folder_, "/s"));
+  ShellResult result =
+      Shell(absl::StrCat("examples/rest_client ", folder_, "/s"));
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("\"state\":\"Not started\""));
   EXPECT_THAT(result.output, HasSubstr("/memory/conversions: "));
@@ -129,7 +114,7 @@ TEST_F(RestClientTest, PrintsAsManyEventsAsAskedFor) {
 TEST_F(RestClientTest, MistakesAreNamed) {
   EXPECT_EQ(Shell("examples/rest_client").exit_code, 2);
   EXPECT_EQ(Shell("examples/rest_client s many").exit_code, 2);
-  const Result result = Shell("examples/rest_client /no/such/socket");
+  const ShellResult result = Shell("examples/rest_client /no/such/socket");
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.output, HasSubstr("/no/such/socket"));
 }
