@@ -115,6 +115,19 @@ TEST_F(BuilderTest, GuestPrintsAndPowersOff) {
   EXPECT_GE(vm->counters(0)[vcpu::ExitKind::kPortWrite], 3u);
 }
 
+// SDM vol. 3A 11.11.2.1: MTRRs on, memory is write-back.
+TEST_F(BuilderTest, GuestFindsMtrrsAsFirmwareLeavesThem) {
+  // mov ecx, 0x2ff; rdmsr; mov dx, 0x3f8; out dx, al; mov al, ah; out dx, al
+  const Code print_default_type = {0xb9, 0xff, 0x02, 0x00, 0x00,
+                                   0x0f, 0x32, 0x66, 0xba, 0xf8,
+                                   0x03, 0xee, 0x88, 0xe0, 0xee};
+  RecordingSink sink;
+  ASSERT_OK_AND_ASSIGN(auto vm, Build(print_default_type + PowerOff(), &sink));
+  ASSERT_OK(vm->Start());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kPowerOff);
+  EXPECT_EQ(sink.WaitFor(2), "\x06\x08");
+}
+
 TEST_F(BuilderTest, GuestResets) {
   RecordingSink sink;
   ASSERT_OK_AND_ASSIGN(auto vm, Build(Reset(), &sink));
