@@ -197,7 +197,7 @@ TEST_F(BadInputTest, InitrdThatDoesNotFit) {
   ASSERT_EQ(::truncate(path.c_str(), 64 << 20), 0);
   ExpectOneLine({"--kernel", GoodKernel(), "--initrd", path, "--memory", "32M",
                  "--confidential", "off"},
-                1, "initrd");
+                1, absl::StrCat("initrd ", path, ": "));
 }
 
 TEST_F(BadInputTest, Memory) {
@@ -220,7 +220,7 @@ TEST_F(BadInputTest, TooManyOrNoCpus) {
 TEST_F(BadInputTest, CommandLineTooLong) {
   ExpectOneLine({"--kernel", GoodKernel(), "--append", std::string(70000, 'a'),
                  "--confidential", "off"},
-                1, "command line");
+                1, "--append: kernel command line");
 }
 
 TEST_F(BadInputTest, UnknownOptionAndBackend) {

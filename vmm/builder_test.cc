@@ -4,7 +4,9 @@
 // of a kernel.
 #include "cloister/vmm/builder.h"
 
+#include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -14,6 +16,8 @@
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/boot/fake_kernel.h"
+#include "cloister/kvm/fault_kvm.h"
+#include "cloister/kvm/requests.h"
 #include "cloister/kvm/system.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "gmock/gmock.h"
@@ -126,6 +130,19 @@ TEST_F(BuilderTest, GuestFindsMtrrsAsFirmwareLeavesThem) {
   ASSERT_OK(vm->Start());
   EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kPowerOff);
   EXPECT_EQ(sink.WaitFor(2), "\x06\x08");
+}
+
+TEST_F(BuilderTest, EveryVcpuGetsItsMsrs) {
+  VmConfig config = Config(PowerOff());
+  config.cpus.count = 3;
+  VmHooks hooks;
+  hooks.kick_signal = SIGRTMIN;
+  for (uint64_t nth = 1; nth <= 4; ++nth) {
+    kvm::FaultKvm fault(kvm::RealSyscalls());
+    fault.FailRequest(kvm::Requests::kSetMsrs, nth, EIO);
+    EXPECT_EQ(BuildVm(config, hooks, fault).ok(), nth == 4) << nth;
+    EXPECT_EQ(fault.Fired(), nth <= 3) << nth;
+  }
 }
 
 TEST_F(BuilderTest, GuestResets) {
