@@ -22,7 +22,7 @@ import termios
 import time
 import tty
 
-from common import LAB, LabError, need, run, scratch, sha256_key
+from common import LAB, LabError, need, run, say, scratch, sha256_key
 import newc
 import tsc
 
@@ -39,6 +39,10 @@ _HEADER = struct.Struct("<cI")
 _INPUT_CREDIT = 32 << 10
 _PR_SET_PDEATHSIG = 1
 _CONSOLE_TAIL = 30
+# Of silence, after which the nested host is nudged, and again after as much. QEMU changes the
+# pending interrupts of its CPU without a lock where SVM is entered and left, and so now and then
+# forgets that one is due: the host's timer, and with it the host, sleeps until another comes.
+_NUDGE_AFTER = 3.0
 
 
 class Interrupted(Exception):
@@ -199,6 +203,7 @@ class Session:
         self._to_send = bytearray()
         self._credit = _INPUT_CREDIT
         self._last_sign = time.monotonic()
+        self._last_nudge = self._last_sign
         self._input_open = False
         self._ready = False  # Heartbeats are due from the first job on.
         self._eof = set()
@@ -315,8 +320,19 @@ class Session:
                 raise HostFailure(
                     f"the lab host hung: no sign of life for {self._options.hang_timeout:g} s"
                     + self._tail(), EXIT_HOST_HUNG)
-            until = [t for t in (deadline, hung_at if self._ready else None) if t is not None]
+            until = [deadline] if deadline is not None else []
+            if self._ready:
+                until += [hung_at, self._nudge(now)]
             self._pump(max(0.0, min(until) - now) if until else None)
+
+    def _nudge(self, now):
+        """Sends a silent host an interrupt if that is due; returns when it is due next."""
+        if now >= max(self._last_sign, self._last_nudge) + _NUDGE_AFTER:
+            self._last_nudge = now
+            self._send(b"N")
+            if self._options.verbose:
+                say(f"nudging the lab host: no sign of life for {now - self._last_sign:.0f} s")
+        return max(self._last_sign, self._last_nudge) + _NUDGE_AFTER
 
     def _pump(self, timeout):
         """Waits for one round of events and moves bytes; complete frames stay in _received."""

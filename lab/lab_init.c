@@ -11,7 +11,8 @@
 //   count of environment
 //                entries, these, count of arguments, these
 //              I input, E end of input, W window size (rows, cols: 2 bytes
-//              each), S signal (1 byte) K kill the job, P power off
+//              each), S signal (1 byte) K kill the job, N nothing (its
+//              interrupt is what counts), P power off
 //   from init  R ready, H heartbeat (every second, as long as this process gets
 //   to run)
 //              O standard output, X standard error, C input consumed (4 bytes)
@@ -484,6 +485,8 @@ static void OnFrame(char type, char* payload, size_t size) {
       break;
     case 'K':
       if (g_job.pid != 0) kill(-1, SIGKILL);
+      break;
+    case 'N':
       break;
     case 'P':
       PowerOff();

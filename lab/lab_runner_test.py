@@ -206,6 +206,18 @@ class WaysOut(unittest.TestCase):
         self.assertEqual(status, 123)
         self.assertIn("the lab host hung: no sign of life for 5 s", err)
 
+    def test_silent_host_is_nudged(self):
+        started = Started("--verbose", program="echo started; exec sleep 8")
+        os.kill(started.qemu, signal.SIGSTOP)
+        seen = b""
+        while b"nudging the lab host: no sign of life for 3 s" not in seen:
+            line = started.process.stderr.readline()
+            self.assertNotEqual(line, b"", seen)
+            seen += line
+        os.kill(started.qemu, signal.SIGCONT)
+        status, _ = started.finish()
+        self.assertEqual(status, 0)  # The nudge itself harms nothing.
+
     def test_host_that_does_not_come_up(self):
         done = run("--qemu-arg=-no-such-option", "--", "true")
         self.assertEqual(done.returncode, 121)
