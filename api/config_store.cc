@@ -349,6 +349,13 @@ absl::Status ConfigStore::CheckStart() const {
         "there is nothing to boot: PUT /boot-source first");
   }
   const std::string arguments = json["boot-source"].value("boot_args", "");
+  const std::string transport =
+      json["machine-config"].value("virtio_transport", "");
+  if (transport == "pci" && HasArgument(arguments, "pci=off")) {
+    return Wrong(
+        "virtio_transport: pci, but boot_args has pci=off; leave one of them "
+        "out");
+  }
   if (json["confidential"]["backend"] == "off") return absl::OkStatus();
   if (HasArgument(arguments, "swiotlb=noforce")) {
     return Wrong(
@@ -358,8 +365,10 @@ absl::Status ConfigStore::CheckStart() const {
   const bool devices = !json["drives"].empty() ||
                        !json["network-interfaces"].empty() ||
                        json.contains("vsock") || json.contains("entropy") ||
-                       json.contains("balloon");
-  if (devices && HasArgument(arguments, "pci=off")) {
+                       json.contains("balloon") ||
+                       json["machine-config"].value("console", "") == "virtio";
+  // Who names a transport has been told what it needs.
+  if (devices && transport.empty() && HasArgument(arguments, "pci=off")) {
     return Wrong(
         "boot_args: pci=off leaves a confidential guest without its devices, "
         "for it reaches none by MMIO; leave the argument out, or ask for no "

@@ -201,8 +201,50 @@ TEST(ConfigStoreTest, StartNeedsAKernelAndArgumentsThatWork) {
   EXPECT_EQ(boot("pci=off swiotlb=noforce"), "");
 }
 
+TEST(ConfigStoreTest, ATransportAndArgumentsMustAgree) {
+  ConfigStore store;
+  ASSERT_OK(Put(store, "/boot-source",
+                "{\"kernel_image_path\":\"k\",\"boot_args\":\"pci=off\"}"));
+  auto start = [&](const std::string& machine) {
+    EXPECT_OK(Put(store, "/machine-config", machine, "PATCH"));
+    return std::string(store.CheckStart().message());
+  };
+  EXPECT_EQ(store.CheckStart().message(), "");
+  EXPECT_THAT(start("{\"console\":\"virtio\"}"), HasSubstr("pci=off"));
+  EXPECT_THAT(start("{\"virtio_transport\":\"pci\"}"),
+              HasSubstr("virtio_transport: pci"));
+  EXPECT_EQ(start("{\"virtio_transport\":\"mmio-fdt\"}"), "");
+  ASSERT_OK(Put(store, "/confidential", "{\"backend\":\"off\"}"));
+  EXPECT_THAT(start("{\"virtio_transport\":\"pci\"}"),
+              HasSubstr("virtio_transport: pci"));
+  ASSERT_OK(Put(store, "/boot-source", "{\"kernel_image_path\":\"k\"}"));
+  EXPECT_EQ(store.CheckStart().message(), "");
+}
+
+TEST(ConfigStoreTest, FirecrackersMachineHasNoFieldsOfOurs) {
+  ConfigStore store;
+  EXPECT_FALSE(store.json()["machine-config"].contains("console"));
+  EXPECT_FALSE(store.json()["machine-config"].contains("virtio_transport"));
+  ASSERT_OK(Put(store, "/machine-config",
+                "{\"console\":\"none\",\"virtio_transport\":\"mmio\"}",
+                "PATCH"));
+  ASSERT_OK(Put(store, "/machine-config", "{\"vcpu_count\":2}", "PATCH"));
+  EXPECT_EQ(store.json()["machine-config"]["console"], "none");
+  EXPECT_EQ(store.json()["machine-config"]["virtio_transport"], "mmio");
+  ASSERT_OK(
+      Put(store, "/machine-config", "{\"vcpu_count\":2,\"mem_size_mib\":64}"));
+  EXPECT_FALSE(store.json()["machine-config"].contains("console"));
+  EXPECT_FALSE(
+      Put(store, "/machine-config", "{\"console\":\"tty\"}", "PATCH").ok());
+  EXPECT_FALSE(
+      Put(store, "/machine-config", "{\"virtio_transport\":1}", "PATCH").ok());
+}
+
 TEST(ConfigStoreTest, LoadsWhatItExports) {
   ConfigStore store;
+  ASSERT_OK(Put(store, "/machine-config",
+                "{\"console\":\"virtio\",\"virtio_transport\":\"mmio-fdt\"}",
+                "PATCH"));
   ASSERT_OK(Put(store, "/drives/a", Drive("a", true)));
   ASSERT_OK(Put(store, "/network-interfaces/eth0", Card("eth0", "tap0")));
   ASSERT_OK(Put(store, "/boot-source", "{\"kernel_image_path\":\"k\"}"));

@@ -32,6 +32,9 @@ struct CounterGroup {
 struct MachineStats {
   std::vector<CounterGroup> vcpus;
   std::vector<CounterGroup> devices;
+  // Bytes of shared memory that devices use at this moment; absent before the
+  // start.
+  std::optional<uint64_t> leased_bytes;
   // Absent where nothing is private.
   std::optional<memory::ConversionStats> conversions;
   // Phases of the start, and when each was reached after the process's start.

@@ -216,6 +216,9 @@ Json MetricsJson(const MetricsSnapshot& snapshot) {
   for (const auto& [phase, when] : snapshot.machine.boot) {
     json["boot_us"][phase] = when.count() / 1000;
   }
+  if (snapshot.machine.leased_bytes.has_value()) {
+    json["leased_bytes"] = *snapshot.machine.leased_bytes;
+  }
   if (snapshot.machine.conversions.has_value()) {
     json["memory"] = ConversionsJson(*snapshot.machine.conversions);
   }
@@ -244,6 +247,11 @@ std::string PrometheusText(const MetricsSnapshot& snapshot) {
   for (const auto& [phase, when] : snapshot.machine.boot) {
     out.Sample({{"phase", phase}}, static_cast<double>(when.count()) * 1e-9);
   }
+  if (snapshot.machine.leased_bytes.has_value()) {
+    out.Family("cloister_leased_bytes", "gauge",
+               "Shared memory that devices use at this moment.");
+    out.Sample({}, *snapshot.machine.leased_bytes);
+  }
   if (snapshot.machine.conversions.has_value()) {
     Conversions(*snapshot.machine.conversions, &out);
   }
@@ -261,6 +269,9 @@ Json MetricsLine(const MetricsSnapshot& snapshot, int64_t utc_ms,
     for (const auto& [name, value] : group.sizes) {
       line[group.name][name] = value;
     }
+  }
+  if (snapshot.machine.leased_bytes.has_value()) {
+    line["leased_bytes"] = *snapshot.machine.leased_bytes;
   }
   if (snapshot.machine.conversions.has_value()) {
     line["memory"] = ConversionsJson(*snapshot.machine.conversions)["bytes"];

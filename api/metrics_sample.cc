@@ -17,6 +17,7 @@ MetricsSnapshot SampleMetrics(ApiCounters* counters) {
       {"serial", {{"tx_bytes", 9}}},
       {"block_root", {{"reads", 6}}, {{"in_flight", 2}}}};
   snapshot.machine.boot = {{"first KVM_RUN", std::chrono::milliseconds(2)}};
+  snapshot.machine.leased_bytes = 12288;
   memory::ConversionStats& stats = snapshot.machine.conversions.emplace();
   stats.to_shared[0] = {2, 8192};
   stats.private_bytes = 4096;

@@ -32,6 +32,9 @@ TEST_F(MetricsTest, TotalsAsJson) {
   EXPECT_EQ(json["boot_us"]["first KVM_RUN"], 2000);
   EXPECT_EQ(json["memory"]["to_shared"]["explicit"]["bytes"], 8192);
   EXPECT_EQ(json["api"]["get"]["failed"], 1);
+  EXPECT_EQ(json["leased_bytes"], 12288);
+  snapshot_.machine.leased_bytes.reset();
+  EXPECT_FALSE(MetricsJson(snapshot_).contains("leased_bytes"));
 }
 
 TEST_F(MetricsTest, LinesHaveDifferences) {
@@ -52,6 +55,7 @@ TEST_F(MetricsTest, LinesHaveDifferences) {
   EXPECT_EQ(line["memory"]["private"], 4096);
   EXPECT_EQ(line["block_root"]["reads"], 0);
   EXPECT_EQ(line["block_root"]["in_flight"], 2);
+  EXPECT_EQ(line["leased_bytes"], 12288);
   // A guest that was started anew counts from 0.
   snapshot_.machine.vcpus[0].counters[0].second = 1;
   line = MetricsLine(snapshot_, 19, &previous);
@@ -86,6 +90,8 @@ TEST_F(MetricsTest, PrometheusTextKeepsItsRules) {
   EXPECT_THAT(text, HasSubstr("id=\"a\\\"b\\\\c\\n\""));
   EXPECT_THAT(text, HasSubstr("_bucket{le=\"+Inf\"} 3\n"));
   EXPECT_THAT(text, HasSubstr("latency_seconds_count 3\n"));
+  EXPECT_THAT(text, HasSubstr("# TYPE cloister_leased_bytes gauge\n"
+                              "cloister_leased_bytes 12288\n"));
 }
 
 }  // namespace

@@ -84,8 +84,8 @@ const Endpoint kEndpoints[] = {
      .when = When::kBeforeStart,
      .doc = "Sets vCPUs and memory; what is left out gets its default.",
      .body = &kMachineConfigObject,
-     .difference = "more than 32 vCPUs; 1G pages; no dirty tracking and no CPU "
-                   "templates"},
+     .difference = "more than 32 vCPUs; 1G pages; has console and "
+                   "virtio_transport; no dirty tracking and no CPU templates"},
     {.operation = Operation::kPatchMachineConfig,
      .method = Method::kPatch,
      .path = "/machine-config",

@@ -38,6 +38,19 @@ constexpr Object kRateLimiter = {
     "RateLimiter", "Limits of a device's traffic, independent of each other.",
     kRateLimiterFields};
 
+// Cloister's own. Without a default, so that Firecracker's clients find what
+// they know.
+constexpr char kConsoleDoc[] =
+    "What standard input and output are in the guest: its serial port, a "
+    "virtio console (hvc0) with the serial port's output beside it, or "
+    "nothing. serial if it is left out.";
+constexpr char kConsoleChoices[] = "serial|virtio|none";
+constexpr char kTransportDoc[] =
+    "How virtio devices are attached: mmio is announced by ACPI, mmio-fdt by a "
+    "device tree in place of ACPI tables. If it is left out pci, and mmio with "
+    "the argument pci=off.";
+constexpr char kTransportChoices[] = "pci|mmio|mmio-fdt";
+
 constexpr Field kMachineConfigFields[] = {
     {.name = "vcpu_count",
      .type = Type::kInteger,
@@ -70,7 +83,11 @@ constexpr Field kMachineConfigFields[] = {
     {.name = "huge_pages",
      .doc = "What backs the memory of a guest that is not confidential.",
      .choices = "None|Transparent|2M|1G",
-     .fallback = "\"None\""}};
+     .fallback = "\"None\""},
+    {.name = "console", .doc = kConsoleDoc, .choices = kConsoleChoices},
+    {.name = "virtio_transport",
+     .doc = kTransportDoc,
+     .choices = kTransportChoices}};
 
 constexpr Field kMachineConfigUpdateFields[] = {
     {.name = "vcpu_count",
@@ -96,7 +113,11 @@ constexpr Field kMachineConfigUpdateFields[] = {
      .absent = true},
     {.name = "huge_pages",
      .doc = "What backs the memory of a guest that is not confidential.",
-     .choices = "None|Transparent|2M|1G"}};
+     .choices = "None|Transparent|2M|1G"},
+    {.name = "console", .doc = kConsoleDoc, .choices = kConsoleChoices},
+    {.name = "virtio_transport",
+     .doc = kTransportDoc,
+     .choices = kTransportChoices}};
 
 constexpr Field kBootSourceFields[] = {
     {.name = "kernel_image_path",

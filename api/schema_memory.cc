@@ -248,6 +248,10 @@ constexpr Field kMetricsFields[] = {
      .type = Type::kObject,
      .doc = "Counters of each device.",
      .required = true},
+    {.name = "leased_bytes",
+     .type = Type::kInteger,
+     .doc = "Shared memory that devices use at this moment, by the sizes of "
+            "their leases; absent before the start."},
     {.name = "memory",
      .type = Type::kObject,
      .doc = "As GET /memory/conversions; absent before the start and without "

@@ -53,6 +53,30 @@ const char* NameOf(ImplicitPolicy policy) {
   return "count";
 }
 
+const char* NameOf(vmm::VirtioTransport transport) {
+  switch (transport) {
+    case vmm::VirtioTransport::kPci:
+      return "pci";
+    case vmm::VirtioTransport::kMmio:
+      return "mmio";
+    case vmm::VirtioTransport::kMmioFdt:
+      return "mmio-fdt";
+  }
+  return "pci";
+}
+
+// A guest that is told to look at no PCI finds its devices by ACPI, unless
+// somebody says otherwise.
+vmm::VirtioTransport TransportOf(const Json& machine,
+                                 const std::string& command_line) {
+  const std::string name =
+      machine.value("virtio_transport",
+                    HasArgument(command_line, "pci=off") ? "mmio" : "pci");
+  if (name == "mmio") return vmm::VirtioTransport::kMmio;
+  if (name == "mmio-fdt") return vmm::VirtioTransport::kMmioFdt;
+  return vmm::VirtioTransport::kPci;
+}
+
 // The command line, with what Firecracker adds for the root device.
 std::string CommandLine(const Json& config) {
   std::string line = config["boot-source"].value("boot_args", "");
@@ -196,6 +220,10 @@ memory::ConversionPolicy PolicyFromJson(const Json& json) {
   return policy;
 }
 
+std::string ConsoleOf(const Json& config) {
+  return config["machine-config"].value("console", "serial");
+}
+
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id) {
   vmm::VmConfig vm;
@@ -212,14 +240,12 @@ absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
   RETURN_IF_ERROR(FillConfidential(config["confidential"], &vm.confidential));
   vm.confidential.policy = PolicyFromJson(config["memory-policy"]);
   FillDevices(config, &vm.devices);
-  // A guest that is told to look at no PCI finds its devices by ACPI.
-  if (HasArgument(vm.kernel.command_line, "pci=off")) {
-    vm.devices.transport = vmm::VirtioTransport::kMmio;
-  }
+  vm.devices.transport = TransportOf(machine, vm.kernel.command_line);
+  if (ConsoleOf(config) == "virtio") vm.devices.console.emplace();
   return vm;
 }
 
-std::string ConfigText(const vmm::VmConfig& config) {
+std::string ConfigText(const vmm::VmConfig& config, absl::string_view console) {
   Json json;
   json["boot-source"] = {{"kernel_image_path", config.kernel.path}};
   if (!config.kernel.initrd_path.empty()) {
@@ -228,10 +254,13 @@ std::string ConfigText(const vmm::VmConfig& config) {
   if (!config.kernel.command_line.empty()) {
     json["boot-source"]["boot_args"] = config.kernel.command_line;
   }
-  json["machine-config"] = {{"vcpu_count", config.cpus.count},
-                            {"mem_size_mib", config.memory.bytes >> 20},
-                            {"smt", config.cpus.threads_per_core == 2},
-                            {"huge_pages", NameOf(config.memory.huge_pages)}};
+  json["machine-config"] = {
+      {"vcpu_count", config.cpus.count},
+      {"mem_size_mib", config.memory.bytes >> 20},
+      {"smt", config.cpus.threads_per_core == 2},
+      {"huge_pages", NameOf(config.memory.huge_pages)},
+      {"console", std::string(console)},
+      {"virtio_transport", NameOf(config.devices.transport)}};
   const vmm::ConfidentialConfig& confidential = config.confidential;
   json["confidential"] = {
       {"backend",

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "cloister/api/json.h"
 #include "cloister/devices/rate_limiter.h"
 #include "cloister/memory/conversion_policy.h"
@@ -17,6 +18,10 @@ namespace cloister::api {
 absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
                                                const std::string& id);
 
+// What standard input and output are in the guest that `config` describes:
+// "serial", "virtio" or "none".
+std::string ConsoleOf(const Json& config);
+
 // The section "memory-policy" of such an object.
 memory::ConversionPolicy PolicyFromJson(const Json& json);
 
@@ -25,8 +30,8 @@ memory::ConversionPolicy PolicyFromJson(const Json& json);
 devices::TokenBucketConfig TokenBucketFromJson(const Json& json);
 
 // The inverse for a VM that was described on the command line: the text of a
-// --config-file.
-std::string ConfigText(const vmm::VmConfig& config);
+// --config-file. `console` is as ConsoleOf returns it.
+std::string ConfigText(const vmm::VmConfig& config, absl::string_view console);
 
 }  // namespace cloister::api
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "cloister/api/config_store.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/confidential/backend_kind.h"
@@ -98,9 +99,46 @@ TEST(VmConfigTest, WhatAGuestIsToldDecidesItsTransport) {
             vmm::VirtioTransport::kMmio);
 }
 
+TEST(VmConfigTest, ConsoleAndTransportMayBeNamed) {
+  auto with = [](const std::string& fields) {
+    return Parse(absl::StrCat(
+                     R"({"boot-source": {"kernel_image_path": "/k",
+                         "boot_args": "pci=off"},
+                         "machine-config": {"vcpu_count": 1,
+                         "mem_size_mib": 64, )",
+                     fields, "}}"))
+        .devices;
+  };
+  EXPECT_EQ(with(R"("virtio_transport": "mmio-fdt")").transport,
+            vmm::VirtioTransport::kMmioFdt);
+  EXPECT_EQ(with(R"("virtio_transport": "mmio")").transport,
+            vmm::VirtioTransport::kMmio);
+  EXPECT_EQ(with(R"("virtio_transport": "pci")").transport,
+            vmm::VirtioTransport::kPci);
+  EXPECT_TRUE(with(R"("console": "virtio")").console.has_value());
+  EXPECT_FALSE(with(R"("console": "serial")").console.has_value());
+  EXPECT_FALSE(with(R"("console": "none")").console.has_value());
+}
+
+TEST(VmConfigTest, TheTextOfAConfigurationNamesConsoleAndTransport) {
+  vmm::VmConfig vm = Parse(kWhole);
+  for (const char* console : {"serial", "virtio", "none"}) {
+    ConfigStore store;
+    ASSERT_OK(store.Load(ConfigText(vm, console)));
+    EXPECT_EQ(ConsoleOf(store.json()), console);
+    EXPECT_EQ(store.json()["machine-config"]["virtio_transport"], "pci");
+  }
+  for (auto transport :
+       {vmm::VirtioTransport::kMmio, vmm::VirtioTransport::kMmioFdt}) {
+    vm.devices.transport = transport;
+    EXPECT_EQ(Parse(ConfigText(vm, "serial")).devices.transport, transport);
+  }
+  EXPECT_EQ(ConsoleOf(ConfigStore().json()), "serial");
+}
+
 TEST(VmConfigTest, TheTextOfAConfigurationDescribesIt) {
   vmm::VmConfig vm = Parse(kWhole);
-  const vmm::VmConfig again = Parse(ConfigText(vm));
+  const vmm::VmConfig again = Parse(ConfigText(vm, "serial"));
   EXPECT_EQ(again.kernel.path, vm.kernel.path);
   EXPECT_EQ(again.kernel.command_line, vm.kernel.command_line);
   EXPECT_EQ(again.cpus.count, vm.cpus.count);

@@ -100,7 +100,16 @@ class VmMachine::FileSink : public devices::SerialSink {
   uint64_t dropped_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-VmMachine::VmMachine(Options options) : options_(std::move(options)) {}
+// Nobody listens.
+class VmMachine::NullSink : public devices::SerialSink {
+ public:
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    return bytes.size();
+  }
+};
+
+VmMachine::VmMachine(Options options)
+    : options_(std::move(options)), nowhere_(std::make_unique<NullSink>()) {}
 
 VmMachine::~VmMachine() {
   std::vector<std::unique_ptr<vmm::MicroVm>> vms;
@@ -118,6 +127,7 @@ void VmMachine::Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config) {
 }
 
 absl::Status VmMachine::OpenSerial(const Json& config, vmm::VmHooks* hooks) {
+  if (ConsoleOf(config) == "none") hooks->console = nowhere_.get();
   if (!config.contains("serial") ||
       !config["serial"].contains("serial_out_path")) {
     return absl::OkStatus();
@@ -278,6 +288,7 @@ MachineStats VmMachine::Stats() {
     stats.devices.push_back({std::move(device.name), std::move(device.counters),
                              std::move(device.sizes)});
   }
+  stats.leased_bytes = machine->view().LeasedSum();
   if (machine->broker() != nullptr) {
     stats.conversions = machine->broker()->stats();
   }

@@ -25,8 +25,8 @@ class VmMachine : public Machine {
  public:
   struct Options {
     std::string id;
-    // As vmm::BuildVm takes them; console is where the serial port's output
-    // goes unless PUT /serial names a file.
+    // As vmm::BuildVm takes them; console is where the console's output goes
+    // unless PUT /serial names a file, or machine-config says none.
     vmm::VmHooks hooks;
   };
   explicit VmMachine(Options options);
@@ -60,9 +60,11 @@ class VmMachine : public Machine {
 
  private:
   class FileSink;
+  class NullSink;
   absl::Status OpenSerial(const Json& config, vmm::VmHooks* hooks);
 
   const Options options_;
+  const std::unique_ptr<NullSink> nowhere_;
   std::unique_ptr<FileSink> serial_;  // before the VM that writes to it
   base::Mutex mutex_;
   std::vector<std::unique_ptr<vmm::MicroVm>> owned_ ABSL_GUARDED_BY(mutex_);

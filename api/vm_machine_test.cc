@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -31,8 +32,13 @@ using ::testing::HasSubstr;
 class NoConsole : public devices::SerialSink {
  public:
   size_t Write(absl::Span<const uint8_t> bytes) override {
+    written_ += bytes.size();
     return bytes.size();
   }
+  size_t written() const { return written_; }
+
+ private:
+  std::atomic<size_t> written_{0};
 };
 
 class VmMachineTest : public ::testing::Test {
@@ -130,6 +136,7 @@ TEST_F(VmMachineTest, RunsPausesAndStops) {
   EXPECT_THAT(machine_->Update(DeviceKind::kDrive, "a", {{"drive_id", "a"}}),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("no drive a")));
   EXPECT_FALSE(machine_->Stats().conversions.has_value());
+  EXPECT_THAT(machine_->Stats().leased_bytes, ::testing::Optional(0u));
   EXPECT_FALSE(machine_->Stats().boot.empty());
   EXPECT_GE(machine_->Windows().size(), 3u);
   machine_->Stop();
@@ -163,6 +170,26 @@ TEST_F(VmMachineTest, TheSerialPortMayGoToAFile) {
   }
   EXPECT_NE(text, "");
   machine_->Stop();
+}
+
+TEST_F(VmMachineTest, AConsoleMayBeNobodys) {
+  Json config = Config(vmm::MicroKernel::kPrint);
+  config["machine-config"]["console"] = "none";
+  ASSERT_OK(machine_->Start(config));
+  EXPECT_TRUE(Runs());
+  auto sent = [&] {
+    const MachineStats stats = machine_->Stats();
+    return stats.devices.at(0).counters.at(0);
+  };
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (sent().second == 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(sent().first, "tx_bytes");
+  EXPECT_GT(sent().second, 0u);
+  machine_->Stop();
+  EXPECT_EQ(machine_->vm()->Wait().kind, vmm::VmEnd::Kind::kStopped);
+  EXPECT_EQ(console_.written(), 0u);
 }
 
 TEST_F(VmMachineTest, MeasurementsAreOfConfidentialGuests) {

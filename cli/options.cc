@@ -115,6 +115,7 @@ CLI::callback_t IntoConsole(RunOptions* options) {
   auto parse = Into("--console", &options->console, ParseConsole);
   return [parse, options](const CLI::results_t& values) {
     const bool parsed = parse(values);
+    options->console_given = true;
     if (options->console == ConsoleKind::kVirtio) {
       options->config.devices.console.emplace();
     }
@@ -375,6 +376,18 @@ struct Parser {
 };
 
 }  // namespace
+
+const char* ConsoleName(ConsoleKind kind) {
+  switch (kind) {
+    case ConsoleKind::kStdio:
+      return "serial";
+    case ConsoleKind::kVirtio:
+      return "virtio";
+    case ConsoleKind::kNone:
+      return "none";
+  }
+  return "serial";
+}
 
 CommandHelp DescribeCommandLine() { return Describe(Parser().app); }
 

@@ -21,10 +21,13 @@ enum class Command { kRun, kServe, kCtl, kMeasure, kDoctor, kVersion };
 // What standard input and output are connected to: the serial port; a virtio
 // console, with the serial port's output beside it; nothing.
 enum class ConsoleKind { kStdio, kVirtio, kNone };
+// As --console and the API spell it: "serial", "virtio", "none".
+const char* ConsoleName(ConsoleKind kind);
 
 struct RunOptions {
   vmm::VmConfig config;
   ConsoleKind console = ConsoleKind::kStdio;
+  bool console_given = false;  // else a --config-file says it
   bool boot_timer = false;
   SandboxOptions sandbox;  // not `measure`
   // These three are of `run` alone.

@@ -91,6 +91,7 @@ TEST(OptionsTest, Defaults) {
   EXPECT_EQ(run.config.confidential.policy.shared_limit, UINT64_MAX);
   EXPECT_EQ(run.config.confidential.policy.per_second, 0u);
   EXPECT_EQ(run.console, ConsoleKind::kStdio);
+  EXPECT_FALSE(run.console_given);
   EXPECT_FALSE(run.boot_timer);
 }
 
@@ -101,6 +102,7 @@ TEST(OptionsTest, AVirtioConsoleIsADeviceToo) {
     ASSERT_TRUE(result.command_line.has_value()) << result.output;
     const RunOptions& run = result.command_line->run;
     EXPECT_EQ(run.console, ConsoleKind::kVirtio);
+    EXPECT_TRUE(run.console_given);
     EXPECT_TRUE(run.config.devices.console.has_value());
   }
   for (const char* kind : {"serial", "stdio", "none"}) {

@@ -145,7 +145,8 @@ absl::Status Run::CreateService() {
   ASSIGN_OR_RETURN(service_,
                    ApiService::Create(options_.api, std::move(parts)));
   service_->machine().Adopt(vm_.get(), options_.config);
-  return service_->controller().LoadConfig(api::ConfigText(options_.config));
+  return service_->controller().LoadConfig(
+      api::ConfigText(options_.config, ConsoleName(options_.console)));
 }
 
 absl::Status Run::Launch() {
@@ -257,6 +258,19 @@ absl::StatusOr<int> Run::Execute() {
   return Report(end);
 }
 
+// What --console says goes before the file, which goes before the default.
+void ChooseConsole(const std::string& in_file, RunOptions* options) {
+  if (!options->console_given) {
+    options->console = in_file == "virtio" ? ConsoleKind::kVirtio
+                       : in_file == "none" ? ConsoleKind::kNone
+                                           : ConsoleKind::kStdio;
+  }
+  options->config.devices.console.reset();
+  if (options->console == ConsoleKind::kVirtio) {
+    options->config.devices.console.emplace();
+  }
+}
+
 // --config-file in place of the options that describe a VM.
 absl::Status ApplyConfigFile(RunOptions* options) {
   if (options->config_file.empty()) return absl::OkStatus();
@@ -267,9 +281,9 @@ absl::Status ApplyConfigFile(RunOptions* options) {
   if (status.ok()) {
     auto config = api::VmConfigFromJson(store.json(), options->config.id);
     status = config.status();
-    if (config.ok()) options->config = *std::move(config);
-    if (options->console == ConsoleKind::kVirtio) {
-      options->config.devices.console.emplace();
+    if (config.ok()) {
+      options->config = *std::move(config);
+      ChooseConsole(api::ConsoleOf(store.json()), options);
     }
   }
   if (status.ok()) return status;

@@ -33,6 +33,7 @@ class RunCommandTest : public ::testing::Test {
  protected:
   void SetUp() override {
     options_.console = ConsoleKind::kNone;
+    options_.console_given = true;
     // The filters would stay on the test's own thread.
     options_.sandbox.seccomp = false;
     options_.config.memory.bytes = 32 << 20;

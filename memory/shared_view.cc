@@ -58,6 +58,11 @@ std::optional<ShareRefusal> ShareRefusalOf(const absl::Status& status) {
   return static_cast<ShareRefusal>(value);
 }
 
+Lease::Lease(SharedView* view, const GuestRange& range)
+    : view_(view), range_(range) {
+  view_->gauge_.Add(range_);
+}
+
 Lease::Lease(Lease&& other) noexcept
     : view_(std::exchange(other.view_, nullptr)),
       range_(other.range_),
@@ -74,7 +79,10 @@ Lease& Lease::operator=(Lease&& other) noexcept {
 
 void Lease::Release() {
   iovecs_.clear();
-  if (view_ != nullptr) view_->leases_->Release(range_);
+  if (view_ == nullptr) return;
+  // Before the lease ends, whoever waits for that may look.
+  view_->gauge_.Subtract(range_);
+  view_->leases_->Release(range_);
   view_ = nullptr;
 }
 

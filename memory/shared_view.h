@@ -20,6 +20,7 @@
 #include "absl/types/span.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/guest_memory.h"
+#include "cloister/memory/lease_gauge.h"
 #include "cloister/memory/lease_table.h"
 #include "cloister/memory/page_state_map.h"
 
@@ -78,8 +79,8 @@ class Lease {
 
  private:
   friend class SharedView;
-  Lease(SharedView* view, const GuestRange& range)
-      : view_(view), range_(range) {}
+  // `range` is leased already; the destructor ends that.
+  Lease(SharedView* view, const GuestRange& range);
   absl::StatusOr<GuestAddress> At(uint64_t offset, uint64_t size) const;
   void Release();
 
@@ -132,9 +133,11 @@ class SharedView {
         std::memory_order_relaxed);
   }
 
-  // Bytes of pages that are leased now. For tests and metrics: looks at every
-  // page.
+  // Bytes of pages that are leased now. For tests: looks at every page.
   uint64_t LeasedBytes() const;
+  // The sum of the sizes of the leases that exist, in bytes. For metrics: as
+  // quick for much memory as for little, and takes no lock.
+  uint64_t LeasedSum() const { return gauge_.Total(); }
 
  private:
   friend class Lease;
@@ -157,6 +160,7 @@ class SharedView {
   GuestMemory* const memory_;
   const PageStateMap* const states_;
   const std::unique_ptr<LeaseTable> leases_;
+  LeaseGauge gauge_;
   std::array<std::atomic<uint64_t>, kShareRefusalCount> refusals_ = {};
 };
 

@@ -115,8 +115,17 @@ TEST_F(SharedViewTest, SaysHowMuchIsLeased) {
     Lease other = Acquire(0x11000, 0x100);
     Lease far = Acquire(0x20000, 0x1000);
     EXPECT_EQ(view_->LeasedBytes(), 0x3000u);
+    EXPECT_EQ(view_->LeasedSum(), 0x1102u);
+    Lease moved = std::move(one);
+    one = Acquire(0x11000, 0x100);
+    EXPECT_EQ(view_->LeasedSum(), 0x1202u) << "the same bytes once more";
+    one = std::move(far);
+    EXPECT_EQ(view_->LeasedSum(), 0x1102u);
   }
   EXPECT_EQ(view_->LeasedBytes(), 0u);
+  EXPECT_EQ(view_->LeasedSum(), 0u);
+  EXPECT_FALSE(view_->Acquire(GuestAddress(0x13000), 0x2000).ok());
+  EXPECT_EQ(view_->LeasedSum(), 0u);
 }
 
 TEST_F(SharedViewTest, RefusesEmptyAndWrappingRanges) {

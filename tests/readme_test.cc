@@ -69,7 +69,7 @@ class ReadmeTest : public ::testing::Test {
 TEST_F(ReadmeTest, ByHttp) {
   ASSERT_OK_AND_ASSIGN(std::vector<std::string> commands,
                        DocCommands("README.md", "## By HTTP"));
-  ASSERT_THAT(commands, SizeIs(4));
+  ASSERT_THAT(commands, SizeIs(5));
   ASSERT_THAT(commands[0], StartsWith("bazel-bin/cli/cloister serve"));
   ASSERT_OK_AND_ASSIGN(server_,
                        GuestProcess::Start(Shell(commands[0] + "\nwait $!")));
@@ -96,11 +96,9 @@ TEST_F(ReadmeTest, ByHttp) {
   EXPECT_THAT(terminal->Wait(), IsOkAndHolds(0));
   EXPECT_TRUE(terminal->restored());
 
-  ASSERT_OK_AND_ASSIGN(client, api::Client::Connect(kSocket));
-  ASSERT_OK_AND_ASSIGN(
-      api::ClientResponse stopped,
-      client->Call("PUT", "/actions", "{\"action_type\":\"InstanceStop\"}"));
-  EXPECT_EQ(stopped.status, 204) << stopped.body;
+  ASSERT_THAT(commands[4], HasSubstr(" stop"));
+  ASSERT_OK_AND_ASSIGN(auto stop, GuestProcess::Start(Shell(commands[4])));
+  EXPECT_THAT(stop->Wait(), IsOkAndHolds(0)) << stop->output();
   EXPECT_THAT(server_->Wait(), IsOkAndHolds(0)) << server_->output();
   EXPECT_NE(::access(kSocket, F_OK), 0);
 }
