@@ -56,4 +56,26 @@ absl::StatusOr<std::vector<std::string>> DocCommands(
       absl::string_view(text).substr(begin + 5, end - begin - 5));
 }
 
+absl::StatusOr<std::vector<std::string>> DocBlocks(const std::string& page,
+                                                   absl::string_view heading) {
+  std::ifstream file(page);
+  std::vector<std::string> blocks;
+  bool is_below = false, is_open = false;
+  for (std::string line; std::getline(file, line);) {
+    if (absl::StartsWith(line, "```")) {
+      is_open = !is_open;
+      if (is_open && is_below) blocks.emplace_back();
+    } else if (is_open) {
+      if (is_below) absl::StrAppend(&blocks.back(), line, "\n");
+    } else if (absl::StartsWith(line, "#")) {
+      is_below = line == heading;
+    }
+  }
+  if (blocks.empty() || is_open) {
+    return absl::NotFoundError(
+        absl::StrCat(page, ": no blocks below \"", heading, "\""));
+  }
+  return blocks;
+}
+
 }  // namespace cloister::tests

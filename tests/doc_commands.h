@@ -16,7 +16,13 @@ namespace cloister::tests {
 absl::StatusOr<std::vector<std::string>> DocCommands(const std::string& page,
                                                      absl::string_view heading);
 
-// The same for a text.
+// The content of every code block between a heading and the next, whatever
+// language the block names. NotFound if there is none, or if the last one does
+// not end.
+absl::StatusOr<std::vector<std::string>> DocBlocks(const std::string& page,
+                                                   absl::string_view heading);
+
+// The commands of a block.
 std::vector<std::string> SplitCommands(absl::string_view block);
 
 }  // namespace cloister::tests

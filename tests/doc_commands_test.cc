@@ -32,5 +32,19 @@ TEST(DocCommandsTest, FindsTheBlockBelowTheHeading) {
               StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST(DocCommandsTest, FindsEveryBlockUpToTheNextHeading) {
+  const std::string page = absl::StrCat(::testing::TempDir(), "/blocks.md");
+  std::ofstream(page)
+      << "# A\n```\nno\n```\n## B\n```sh\n# one\ntwo\n```\ntext\n"
+         "```\nthree\n```\n## C\n```\nno\n```\n## D\n";
+  EXPECT_THAT(DocBlocks(page, "## B"),
+              IsOkAndHolds(ElementsAre("# one\ntwo\n", "three\n")));
+  EXPECT_THAT(DocBlocks(page, "## D"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(DocBlocks("/no/such/page", "# A"),
+              StatusIs(absl::StatusCode::kNotFound));
+  std::ofstream(page) << "# A\n```sh\nopen\n";
+  EXPECT_THAT(DocBlocks(page, "# A"), StatusIs(absl::StatusCode::kNotFound));
+}
+
 }  // namespace
 }  // namespace cloister::tests

@@ -156,26 +156,26 @@ mount -o remount,ro / && echo "root: read-only again"
 poweroff -f
 )";
 
+// The guest's own initramfs, as a root file system.
+std::string MakeRoot(const Scratch& scratch) {
+  const std::string tree = scratch.File("tree");
+  const std::string image = scratch.File("root.img");
+  Sh(absl::StrCat("mkdir ", tree, "; cd ", tree, "; cpio -idmu --quiet <",
+                  GuestFile("DEBIAN_6_1", "INITRAMFS"), "; rm -f bin/init"));
+  std::ofstream(tree + "/bin/init") << kInit;
+  Sh(absl::StrCat("cd ", tree,
+                  "; chmod 755 bin/init; "
+                  "head -c 4194304 /dev/urandom >blob; "
+                  "find lib blob bin/busybox -type f | sort | "
+                  "xargs sha256sum >manifest; "
+                  "mke2fs -q -t ext4 -d . ",
+                  image, " 96M"));
+  return image;
+}
+
 // A guest with an ext4 root on its first disk, and disks of every sort.
 class DisksTest : public BackendTest {
  protected:
-  // The guest's own initramfs, as a root file system.
-  std::string MakeRoot() {
-    const std::string tree = scratch_.File("tree");
-    const std::string image = scratch_.File("root.img");
-    Sh(absl::StrCat("mkdir ", tree, "; cd ", tree, "; cpio -idmu --quiet <",
-                    GuestFile("DEBIAN_6_1", "INITRAMFS"), "; rm -f bin/init"));
-    std::ofstream(tree + "/bin/init") << kInit;
-    Sh(absl::StrCat("cd ", tree,
-                    "; chmod 755 bin/init; "
-                    "head -c 4194304 /dev/urandom >blob; "
-                    "find lib blob bin/busybox -type f | sort | "
-                    "xargs sha256sum >manifest; "
-                    "mke2fs -q -t ext4 -d . ",
-                    image, " 96M"));
-    return image;
-  }
-
   // A disk whose second half is broken.
   std::string MakeBroken(const char* name) {
     const std::string loop =
@@ -190,7 +190,7 @@ class DisksTest : public BackendTest {
 
   // The disks, in the order of the guest's names for them.
   void MakeDisks() {
-    AddDisk(root_ = MakeRoot());                           // vda
+    AddDisk(root_ = MakeRoot(scratch_));                   // vda
     AddDisk((data_ = scratch_.Image("data.img", MiB())) +  // vdb
             ",serial=first-one");
     given_ = scratch_.Image("given.img", kGivenMiB);
@@ -376,6 +376,26 @@ TEST_P(DisksTest, OneGuestWithAllOfThem) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, DisksTest,
                          ::testing::Values("off", "sw-protected"), BackendName);
+
+// Debian's kernels know no device tree: ACPI tells them of virtio-mmio.
+TEST(MmioTest, DebianMountsItsRoot) {
+  Scratch scratch;
+  const std::string root = MakeRoot(scratch);
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      Boot({.append = "cloister.root=/dev/vda",
+            .more = {"--disk", root, "--virtio-transport", "mmio"}}));
+  ASSERT_OK(guest->Expect("root: /dev/vda is ext4", kPatience));
+  ASSERT_OK(guest->Expect("root: the manifest holds", kPatience));
+  ASSERT_OK(guest->Expect("root: ready", kPatience));
+  ASSERT_OK(guest->Type("readlink -f /sys/block/vda\nleave\n"));
+  EXPECT_OK(guest->Expect("/LNRO0005:00/virtio0/block/vda", kPatience));
+  EXPECT_OK(guest->Expect("root: read-only again", kPatience));
+  EXPECT_THAT(guest->Wait(kPatience), IsOkAndHolds(0)) << guest->output();
+  Sh("e2fsck -fn " + root);
+  EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + root),
+              HasSubstr("the guest was here"));
+}
 
 // Unpacks packages as root, without their scripts, and adds what those would
 // have made: links, users, and a service that looks round and powers off.

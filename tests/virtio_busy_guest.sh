@@ -33,9 +33,9 @@ go_on() {
 disk() {
   rounds=0
   while go_on; do
-    blk_guest fill /dev/vda 4 "$rounds" >/tmp/disk.log &&
-      blk_guest check /dev/vda 4 "$rounds" >>/tmp/disk.log &&
-      secret_holder publish "$marker" /dev/vda || { cat /tmp/disk.log; return 1; }
+    secret_holder publish "$marker" /dev/vda &&
+      blk_guest fill /dev/vda 4 "$rounds" >/tmp/disk.log &&
+      blk_guest check /dev/vda 4 "$rounds" >>/tmp/disk.log || { cat /tmp/disk.log; return 1; }
     rounds=$((rounds + 1))
   done
   echo "busy: disk $rounds rounds"

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/doc_commands.h"
 #include "cloister/tests/guest_process.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -26,6 +27,7 @@ using ::cloister::base::IsOkAndHolds;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::SizeIs;
 
 constexpr char kCloister[] = "cli/cloister";
 constexpr char kTool[] = "tests/virtio_net_guest";  // bin/net_guest in guests
@@ -59,12 +61,12 @@ class Network {
         peer_(absl::StrCat("peer", getpid())) {
     Sh(absl::StrCat("ip netns add ", monitor_, "; ip netns add ", peer_,  //
                     "; ip -n ", monitor_,
-                    " link add cable type veth peer name cable netns ",
-                    peer_,                                                    //
-                    "; ip -n ", monitor_, " addr add 10.9.1.1/24 dev cable",  //
-                    "; ip -n ", monitor_, " link set cable up",               //
-                    "; ip -n ", peer_, " addr add 10.9.1.2/24 dev cable",     //
-                    "; ip -n ", peer_, " link set cable up",                  //
+                    " link add eth0 type veth peer name cable netns ",
+                    peer_,                                                   //
+                    "; ip -n ", monitor_, " addr add 10.9.1.1/24 dev eth0",  //
+                    "; ip -n ", monitor_, " link set eth0 up",               //
+                    "; ip -n ", peer_, " addr add 10.9.1.2/24 dev cable",    //
+                    "; ip -n ", peer_, " link set cable up",                 //
                     "; ip -n ", peer_, " route add default via 10.9.1.1"));
     AddTap("tap0", "10.9.0.1/24", "");
     AddTap("tap1", "10.9.2.1/24", " multi_queue");
@@ -76,6 +78,7 @@ class Network {
   }
 
   const std::string& monitor() const { return monitor_; }
+  const std::string& peer() const { return peer_; }
   absl::StatusOr<std::unique_ptr<GuestProcess>> AtPeer(
       std::vector<std::string> argv) const {
     argv.insert(argv.begin(), {"ip", "netns", "exec", peer_});
@@ -305,13 +308,70 @@ INSTANTIATE_TEST_SUITE_P(Backends, DevicesTest,
                                       : "sw_protected";
                          });
 
+// A folder with the files that the page names, which a user who is not root may
+// read, and the devices as a distribution's udev makes them.
+class PageTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char folder[] = "/run/page-XXXXXX";
+    ASSERT_NE(::mkdtemp(folder), nullptr);
+    folder_ = folder;
+    Sh(absl::StrCat("chmod 755 ", folder_, "; install -m 755 ", kCloister, " ",
+                    folder_, "/cloister; install -m 644 ",
+                    GuestFile("TINY", "KERNEL"), " ", folder_,
+                    "/vmlinuz; install -m 644 ", GuestFile("TINY", "INITRAMFS"),
+                    " ", folder_, "/initrd; chmod 666 /dev/kvm /dev/net/tun"));
+  }
+  void TearDown() override {
+    Sh(absl::StrCat("rm -r ", folder_, "; chmod 600 /dev/kvm /dev/net/tun"));
+  }
+
+  // The block in a shell of root, who was `nobody` before sudo.
+  void AsRoot(const std::string& block) {
+    Sh(absl::StrCat("export SUDO_USER=nobody; ip netns exec ",
+                    network_.monitor(), " sh -eu <<'END'\n", block, "END\n"));
+  }
+
+  Network network_;
+  std::string folder_;
+};
+
+TEST_F(PageTest, AddressTranslationWorksAsPrinted) {
+  ASSERT_OK_AND_ASSIGN(const std::vector<std::string> blocks,
+                       DocBlocks("docs/networking.md",
+                                 "## A tap with network address translation"));
+  ASSERT_THAT(blocks, SizeIs(4));
+  // Nothing is done yet that the page says to do, and a packet that comes from
+  // the guest's own address is never answered.
+  Sh(absl::StrCat("ip netns exec ", network_.monitor(),
+                  " sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'; ip -n ",
+                  network_.peer(), " route del default"));
+  AsRoot(blocks[0]);
+  ASSERT_OK_AND_ASSIGN(
+      auto guest,
+      GuestProcess::Start(
+          {"ip", "netns", "exec", network_.monitor(), "setpriv",
+           "--reuid=nobody", "--regid=nogroup", "--clear-groups", "sh", "-euc",
+           absl::StrCat("cd ", folder_, "; PATH=$PWD:$PATH\n", blocks[1])}));
+  ASSERT_OK(guest->Expect("leave this shell to power off", kPatience));
+  for (const std::string& command : SplitCommands(blocks[2])) {
+    ASSERT_OK(guest->Type(absl::StrCat(command, "; echo ended $?.\n")));
+    ASSERT_OK(guest->Expect("ended 0.", kPatience)) << command;
+  }
+  ASSERT_OK(guest->Type("ping -c 3 10.9.1.2\nexit\n"));
+  EXPECT_OK(guest->Expect("3 packets received", kPatience));
+  EXPECT_THAT(guest->Wait(kPatience), IsOkAndHolds(0)) << guest->output();
+  AsRoot(blocks[3]);
+  AsRoot("[ -z \"$(nft list ruleset)\" ]\n! ip link show cloister0\n");
+}
+
 TEST(BadInputTest, NamesADeviceThatCannotBeHad) {
   Network network;
   auto net = [&](const char* value) {
     return Refusal(network, {"--net", value});
   };
   EXPECT_THAT(net("tap=nosuch"), HasSubstr("tap nosuch does not exist"));
-  EXPECT_THAT(net("tap=cable"), HasSubstr("cable is not a tap"));
+  EXPECT_THAT(net("tap=eth0"), HasSubstr("eth0 is not a tap"));
   EXPECT_THAT(net("tap=tap0,mac=01:00:00:00:00:01"), HasSubstr("multicast"));
   EXPECT_THAT(net("tap=tap0,queues=2"), HasSubstr("multi_queue"));
   EXPECT_THAT(net("fd=0"), HasSubstr("not an attached tap"));
