@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "cloister/base/status_macros.h"
 
 namespace cloister::vmm {
 namespace {
@@ -87,24 +88,22 @@ uint64_t ExitRouter::OnHypercall(const vcpu::Hypercall& call) {
 
 absl::Status ExitRouter::OnMemoryFault(const kvm::MemoryFaultExit& fault,
                                        uint64_t generation) {
-  absl::Status status;
-  auto wanted = parts_.backend->TranslateFault(fault);
-  if (!wanted.ok()) {
-    status = wanted.status();
-  } else if (parts_.broker == nullptr) {
-    status = absl::FailedPreconditionError("this VM converts no memory");
-  } else {
-    memory::FaultConversion result = parts_.broker->ConvertForFault(
-        wanted->page, wanted->wanted, generation);
-    if (result.action == FaultAction::kResume) return absl::OkStatus();
-    status = absl::Status(result.detail.code(),
-                          wanted->slot.has_value()
-                              ? absl::StrCat(result.detail.message(), ", slot ",
-                                             wanted->slot->value())
-                              : std::string(result.detail.message()));
+  // A fault that asks for no conversion (private memory that the host cannot
+  // give, a VM that has none) ends the VM too, as an internal error.
+  ASSIGN_OR_RETURN(confidential::PageFault wanted,
+                   parts_.backend->TranslateFault(fault));
+  if (parts_.broker == nullptr) {
+    return absl::FailedPreconditionError("this VM converts no memory");
   }
+  memory::FaultConversion result =
+      parts_.broker->ConvertForFault(wanted.page, wanted.wanted, generation);
+  if (result.action == FaultAction::kResume) return absl::OkStatus();
   conversion_failed_.store(true);
-  return status;
+  return absl::Status(result.detail.code(),
+                      wanted.slot.has_value()
+                          ? absl::StrCat(result.detail.message(), ", slot ",
+                                         wanted.slot->value())
+                          : std::string(result.detail.message()));
 }
 
 bool ExitRouter::OnMsr(vcpu::MsrAccess& access) {

@@ -37,7 +37,7 @@ class ExitRouter : public vcpu::ExitHandler {
   void Request(vcpu::Verdict verdict);
 
   // Whether a conversion that policy denied, or that could not be done, has
-  // ended a vCPU.
+  // ended a vCPU. Memory faults that ask for none do not count.
   bool conversion_failed() const { return conversion_failed_.load(); }
 
   uint64_t PageStateGeneration() override;

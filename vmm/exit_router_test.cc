@@ -7,6 +7,7 @@
 
 #include "cloister/base/log.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/memory/conversion_world.h"
 #include "gtest/gtest.h"
 
 namespace cloister::vmm {
@@ -147,11 +148,72 @@ TEST_F(ExitRouterTest, MigrationControlTakesItsOneBit) {
   EXPECT_FALSE(router_.OnMsr(access));
 }
 
-TEST_F(ExitRouterTest, AFaultThatNoConversionResolvesEndsTheVm) {
+// What the guest_memfd could not give, or a poisoned page: nobody wanted to
+// convert anything.
+TEST_F(ExitRouterTest, AFaultThatAsksForNoConversionIsNoFailedOne) {
   kvm::MemoryFaultExit fault;
   fault.address = GuestAddress(0x1000);
   EXPECT_EQ(router_.OnMemoryFault(fault, 0).message(), "not mine");
-  EXPECT_TRUE(router_.conversion_failed());
+  EXPECT_FALSE(router_.conversion_failed());
+  fault.is_private = true;  // The backend translates it; nothing converts.
+  EXPECT_EQ(router_.OnMemoryFault(fault, 0).message(),
+            "this VM converts no memory");
+  EXPECT_FALSE(router_.conversion_failed());
+}
+
+class ConvertingRouterTest : public ExitRouterTest {
+ protected:
+  ConvertingRouterTest()
+      : world_(Denying()),
+        converting_({.pio = &pio_,
+                     .mmio = &mmio_,
+                     .states = &world_.states,
+                     .broker = world_.broker.get(),
+                     .backend = &backend_,
+                     .log = &base::Logger::Null()}) {}
+  static memory::ConversionBrokerOptions Denying() {
+    memory::ConversionBrokerOptions options;
+    options.policy.implicit = memory::ImplicitPolicy::kDeny;
+    return options;
+  }
+  // A touch of a private page through the shared view.
+  absl::Status Touch(uint64_t page) {
+    kvm::MemoryFaultExit fault;
+    fault.address = GuestAddress(page);
+    fault.is_private = true;
+    return converting_.OnMemoryFault(fault, converting_.PageStateGeneration());
+  }
+
+  memory::ConversionWorld world_;
+  ExitRouter converting_;
+};
+
+TEST_F(ConvertingRouterTest, AFaultThatConvertsResumes) {
+  EXPECT_OK(Touch(0x8000));
+  EXPECT_EQ(world_.State(0x8000), memory::PageState::kShared);
+  EXPECT_FALSE(converting_.conversion_failed());
+}
+
+TEST_F(ConvertingRouterTest, AFaultOutsideTheConvertingPartIsNoFailedOne) {
+  kvm::MemoryFaultExit fault;
+  fault.address = GuestAddress(0x8000);
+  EXPECT_EQ(converting_.OnMemoryFault(fault, 0).message(), "not mine");
+  EXPECT_EQ(world_.State(0x8000), memory::PageState::kPrivate);
+  EXPECT_FALSE(converting_.conversion_failed());
+}
+
+TEST_F(ConvertingRouterTest, ADeniedConversionIsAFailedOne) {
+  world_.broker->ArmImplicitPolicy();
+  EXPECT_THAT(Touch(0x8000),
+              base::StatusIs(absl::StatusCode::kPermissionDenied));
+  EXPECT_TRUE(converting_.conversion_failed());
+}
+
+TEST_F(ConvertingRouterTest, AConversionThatTheHostCannotDoIsAFailedOne) {
+  world_.backend.FailCalls(memory::FakeBackend::Method::kSet, 0, 1,
+                           absl::InternalError("told to"));
+  EXPECT_FALSE(Touch(0x8000).ok());
+  EXPECT_TRUE(converting_.conversion_failed());
 }
 
 }  // namespace
