@@ -4,9 +4,11 @@
 #include <cstdio>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/cli/run_config.h"
 #include "cloister/confidential/measurement.h"
 #include "cloister/confidential/measurement_json.h"
 #include "cloister/vmm/launch_plan.h"
@@ -29,7 +31,13 @@ absl::StatusOr<std::string> MeasurementText(const vmm::VmConfig& config) {
 }  // namespace
 
 int MeasureCommand(const RunOptions& options, base::Logger& log) {
-  absl::StatusOr<std::string> text = MeasurementText(options.config);
+  RunOptions whole = options;
+  absl::Status status = ApplyConfigFile(&whole);
+  if (!status.ok()) {
+    log.Error(status.message());
+    return kExitError;
+  }
+  absl::StatusOr<std::string> text = MeasurementText(whole.config);
   if (!text.ok()) {
     log.Error(text.status().message());
     return kExitError;

@@ -47,6 +47,22 @@ class MeasureCommandTest : public ::testing::Test {
   std::vector<std::string> errors_;
 };
 
+TEST_F(MeasureCommandTest, MeasuresWhatAConfigFileDescribes) {
+  options_.config.cpus.count = 3;
+  options_.config.memory.bytes = 64 << 20;
+  const std::string digest = Measure(kExitOk);
+  options_.config_file = absl::StrCat(::testing::TempDir(), "/config.json");
+  std::ofstream(options_.config_file)
+      << R"({"boot-source": {"kernel_image_path": ")"
+      << options_.config.kernel.path
+      << R"("}, "machine-config": {"vcpu_count": 3, "mem_size_mib": 64}})";
+  options_.config.cpus.count = 1;
+  EXPECT_EQ(Measure(kExitOk), digest);
+  options_.config_file = "/no/such/file";
+  EXPECT_EQ(Measure(kExitError), "");
+  EXPECT_THAT(errors_, ElementsAre(HasSubstr("--config-file /no/such/file")));
+}
+
 TEST_F(MeasureCommandTest, PrintsTheDigestOfWhatTheOptionsSay) {
   const std::string first = Measure(kExitOk);
   EXPECT_EQ(Measure(kExitOk), first);

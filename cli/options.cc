@@ -232,10 +232,13 @@ void AddSandboxOptions(CLI::App* app, SandboxOptions* options) {
       "Do not filter system calls");
 }
 
-void AddConfigFile(CLI::App* app, std::string* config_file, bool* no_api) {
+void AddConfigFile(CLI::App* app, std::string* config_file) {
   app->add_option("--config-file", *config_file,
                   "JSON that describes the VM, as GET /vm/config prints it")
       ->type_name("FILE");
+}
+
+void AddNoApi(CLI::App* app, bool* no_api) {
   app->add_flag("--no-api", *no_api, "Serve no API; needs --config-file");
 }
 
@@ -254,7 +257,8 @@ void RequireKernel(CLI::App* app, const RunOptions* options) {
 
 void AddServeOptions(CLI::App* app, ServeOptions* options) {
   AddApiOptions(app, &options->api);
-  AddConfigFile(app, &options->config_file, &options->no_api);
+  AddConfigFile(app, &options->config_file);
+  AddNoApi(app, &options->no_api);
   app->add_option("--id", options->id, "Name of the VM in messages")
       ->type_name("NAME");
   app->add_flag("--boot-timer", options->boot_timer,
@@ -325,7 +329,8 @@ struct Parser {
         "Boot a Linux kernel and attach to its console (Ctrl-A x leaves)");
     AddVmOptions(run, &result.run);
     AddApiOptions(run, &result.run.api);
-    AddConfigFile(run, &result.run.config_file, &result.run.no_api);
+    AddConfigFile(run, &result.run.config_file);
+    AddNoApi(run, &result.run.no_api);
     AddSandboxOptions(run, &result.run.sandbox);
     RequireKernel(run, &result.run);
     serve = app.add_subcommand(
@@ -336,6 +341,7 @@ struct Parser {
     measure = app.add_subcommand(
         "measure", "Print the launch digest of such a VM, without starting it");
     AddVmOptions(measure, &result.run);
+    AddConfigFile(measure, &result.run.config_file);
     RequireKernel(measure, &result.run);
     doctor = app.add_subcommand(
         "doctor", "Say what this host's /dev/kvm offers and what is missing");

@@ -20,8 +20,8 @@
 #include "cloister/base/status_macros.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/cli/api_service.h"
-#include "cloister/cli/config_file.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/cli/run_config.h"
 #include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/cli/signal_set.h"
 #include "cloister/cli/terminal.h"
@@ -256,40 +256,6 @@ absl::StatusOr<int> Run::Execute() {
   terminal_.reset();  // Writes out what is left and restores the terminal.
   RETURN_IF_ERROR(status);
   return Report(end);
-}
-
-// What --console says goes before the file, which goes before the default.
-void ChooseConsole(const std::string& in_file, RunOptions* options) {
-  if (!options->console_given) {
-    options->console = in_file == "virtio" ? ConsoleKind::kVirtio
-                       : in_file == "none" ? ConsoleKind::kNone
-                                           : ConsoleKind::kStdio;
-  }
-  options->config.devices.console.reset();
-  if (options->console == ConsoleKind::kVirtio) {
-    options->config.devices.console.emplace();
-  }
-}
-
-// --config-file in place of the options that describe a VM.
-absl::Status ApplyConfigFile(RunOptions* options) {
-  if (options->config_file.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(std::string text, ReadConfigFile(options->config_file));
-  api::ConfigStore store;
-  absl::Status status = store.Load(text);
-  if (status.ok()) status = store.CheckStart();
-  if (status.ok()) {
-    auto config = api::VmConfigFromJson(store.json(), options->config.id);
-    status = config.status();
-    if (config.ok()) {
-      options->config = *std::move(config);
-      ChooseConsole(api::ConsoleOf(store.json()), options);
-    }
-  }
-  if (status.ok()) return status;
-  return absl::Status(status.code(),
-                      absl::StrCat("--config-file ", options->config_file, ": ",
-                                   status.message()));
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "cloister/boot/fake_kernel.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/cli/options.h"
+#include "cloister/cli/run_config.h"
 #include "cloister/vmm/launch_plan.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -33,6 +34,13 @@ void Write(const char* name, const std::vector<uint8_t>& bytes) {
   std::ofstream(Path(name), std::ios::binary)
       .write(reinterpret_cast<const char*>(bytes.data()),
              static_cast<std::streamsize>(bytes.size()));
+}
+
+void WriteConfig(const char* name, const std::string& windows) {
+  std::ofstream(Path(name))
+      << R"({"boot-source": {"kernel_image_path": ")" << Path("kernel")
+      << R"("}, "machine-config": {"vcpu_count": 3, "mem_size_mib": 64},)"
+      << R"("confidential": {"exchange_windows": )" << windows << "}}";
 }
 
 struct Listed {
@@ -110,9 +118,10 @@ const std::map<std::string, Listed>& Table() {
       {"--group", {{}, {{"--group", "nogroup"}}}},
       {"--no-seccomp", {{}, {{"--no-seccomp"}}}},
       {"--api-sock", {{}, {{"--api-sock", "/s"}}}},
-      // Describes the VM instead of the options; what it says is measured as
-      // they are.
-      {"--config-file", {}},
+      // Describes the VM instead of the options.
+      {"--config-file",
+       {{{"--config-file", Path("config")}, {"--config-file", Path("window")}},
+        {}}},
       {"--no-api", {}},
       {"--help", {}},
       {"--help-all", {}},
@@ -129,6 +138,8 @@ class MeasureOptionsTest : public ::testing::Test {
     Write("kernel2", kernel);
     Write("initrd", std::vector<uint8_t>(5000, 7));
     Write("initrd2", std::vector<uint8_t>(5000, 8));
+    WriteConfig("config", "[]");
+    WriteConfig("window", R"([{"gpa": "0x180000000", "len": 2097152}])");
   }
 
   static cli::CommandLine Parse(const std::string& command,
@@ -146,8 +157,9 @@ class MeasureOptionsTest : public ::testing::Test {
   }
   // As `measure` computes it, of the config that `command` would take.
   static std::string Digest(const std::string& command, const Arguments& more) {
-    auto plan = vmm::PlanLaunch(Parse(command, more).run.config,
-                                vmm::ConfidentialLaunch());
+    cli::RunOptions options = Parse(command, more).run;
+    EXPECT_OK(cli::ApplyConfigFile(&options));
+    auto plan = vmm::PlanLaunch(options.config, vmm::ConfidentialLaunch());
     if (!plan.ok()) return std::string(plan.status().message());
     auto launch = shim::BuildShimLaunch(*plan->shim);
     return launch.ok() ? shim::DigestHex(launch->digest)
