@@ -209,11 +209,14 @@ absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
   const memory::PageStateMap* states = machine_->states();
   if (states == nullptr) return NotStarted();
   if (operation == Operation::kGetConversions) {
-    MachineStats stats = machine_->Stats();
-    if (!stats.conversions.has_value()) {
-      return absl::FailedPreconditionError("this guest has no private memory");
-    }
-    return Plan{OkJson(ConversionsJson(*stats.conversions)), {}};
+    return Plan{{}, [this] {
+                  machine_->LookAtMemory();
+                  const MachineStats stats = machine_->Stats();
+                  return stats.conversions.has_value()
+                             ? OkJson(ConversionsJson(*stats.conversions))
+                             : Refusal(absl::FailedPreconditionError(
+                                   "this guest has no private memory"));
+                }};
   }
   if (operation == Operation::kGetAttributes) {
     const uint64_t gpa = call.arguments.value("gpa", uint64_t{0});

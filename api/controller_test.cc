@@ -246,7 +246,9 @@ TEST_F(ControllerTest, ConvertsOnlyWhatTheHostOwns) {
       Get(absl::StrCat("/memory/attributes?gpa=", window, "&len=16KiB"));
   EXPECT_EQ(shown["ranges"][0]["state"], "shared");
   EXPECT_EQ(shown["ranges"][0]["len"], "0x2000");
-  EXPECT_EQ(Get("/memory/conversions")["to_shared"]["host"]["bytes"], 12288);
+  const Json conversions = Get("/memory/conversions");
+  EXPECT_EQ(conversions["to_shared"]["host"]["bytes"], 12288);
+  EXPECT_EQ(conversions["bytes"]["double_backed"], 8192) << "did not look";
 }
 
 TEST_F(ControllerTest, MapComesAsJsonAndAsPicture) {

@@ -104,6 +104,11 @@ absl::Status FakeMachine::Press(Button button) {
 
 void FakeMachine::Stop() { Note("stop").IgnoreError(); }
 
+void FakeMachine::LookAtMemory() {
+  base::MutexLock lock(&mutex_);
+  looked_ = true;
+}
+
 MachineStats FakeMachine::Stats() {
   MachineStats stats;
   base::MutexLock lock(&mutex_);
@@ -117,6 +122,7 @@ MachineStats FakeMachine::Stats() {
   stats.conversions->private_bytes = states_->bytes(PageState::kPrivate);
   stats.conversions->shared_bytes = states_->bytes(PageState::kShared);
   stats.conversions->latency[10] = 4;
+  if (looked_) stats.conversions->double_backed_bytes = 8192;
   return stats;
 }
 

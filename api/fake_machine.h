@@ -36,6 +36,7 @@ class FakeMachine : public Machine {
   absl::StatusOr<std::string> Measurement(const Json& config) override;
   absl::Status Press(Button button) override;
   void Stop() override;
+  void LookAtMemory() override;
   MachineStats Stats() override;
   const memory::PageStateMap* states() override;
   std::string Backend() override;
@@ -54,6 +55,7 @@ class FakeMachine : public Machine {
   std::vector<std::string> calls_ ABSL_GUARDED_BY(mutex_);
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t converted_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool looked_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<memory::PageStateMap> states_;
 };
 

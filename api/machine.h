@@ -85,6 +85,9 @@ class Machine {
   virtual absl::Status Press(Button button) = 0;
   // Ends the VM, if it runs.
   virtual void Stop() = 0;
+  // Looks at the guest's memory again for Stats().conversions: tens of
+  // milliseconds at most, so a big guest takes several calls.
+  virtual void LookAtMemory() = 0;
   virtual MachineStats Stats() = 0;
   // Null before Start; stays until the machine is destroyed.
   virtual const memory::PageStateMap* states() = 0;

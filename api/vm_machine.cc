@@ -22,6 +22,9 @@
 namespace cloister::api {
 namespace {
 
+// How long a request may wait for a look at the guest's memory.
+constexpr std::chrono::milliseconds kLookFor(20);
+
 using memory::GuestAddress;
 using memory::GuestRange;
 
@@ -264,6 +267,14 @@ absl::Status VmMachine::Press(Button button) {
 void VmMachine::Stop() {
   vmm::MicroVm* machine = vm();
   if (machine != nullptr) machine->Stop();
+}
+
+void VmMachine::LookAtMemory() {
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr || machine->broker() == nullptr) return;
+  // Where the kernel cannot tell what it backs, only what is known anyway
+  // counts.
+  machine->broker()->SurveyFor(kLookFor).IgnoreError();
 }
 
 MachineStats VmMachine::Stats() {

@@ -50,6 +50,7 @@ class VmMachine : public Machine {
   absl::StatusOr<std::string> Measurement(const Json& config) override;
   absl::Status Press(Button button) override;
   void Stop() override;
+  void LookAtMemory() override;
   MachineStats Stats() override;
   const memory::PageStateMap* states() override;
   std::string Backend() override;

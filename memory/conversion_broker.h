@@ -3,6 +3,7 @@
 #define CLOISTER_MEMORY_CONVERSION_BROKER_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "cloister/memory/conversion_request.h"
 #include "cloister/memory/conversion_stats.h"
 #include "cloister/memory/conversion_types.h"
+#include "cloister/memory/double_backed_tally.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/page_backend.h"
 #include "cloister/memory/page_state_map.h"
@@ -31,7 +33,6 @@ namespace cloister::memory {
 // pages are served in order of arrival, others at the same time. A call
 // returns when its request is done, so a vCPU thread may be held up by the rate
 // limit, by leases (for lease_wait), by earlier requests and by Pause().
-//
 // Holds no lock while it waits, and calls backend and listeners without one.
 class ConversionBroker {
  public:
@@ -58,7 +59,6 @@ class ConversionBroker {
   // The phases follow each other in this order (kLaunching may be left out),
   // and Reset goes back to kBuilding. Each change waits for the requests under
   // way and holds up all others, so a request sees one phase from its turn on.
-  //
   // Before the first vCPU runs a shim. FailedPrecondition unless kBuilding.
   absl::Status BeginLaunch();
   // The shim has verified the launch: makes what was staged for it private,
@@ -74,12 +74,14 @@ class ConversionBroker {
   ConversionPhase phase() const { return phase_.load(); }
   // The set point of ConversionPolicy::implicit.
   void ArmImplicitPolicy() { implicit_armed_.store(true); }
-  // Another policy, for requests that come from now on. What is shared beyond
-  // a smaller limit stays shared; delays under way are not cut short.
+  // Whether the policy is kDeny and has not come to its set point.
+  bool DenialAwaitsSetPoint() const;
+  // For requests that come from now on. What is shared beyond a smaller limit
+  // stays shared; delays under way are not cut short.
   void SetPolicy(const ConversionPolicy& policy);
 
-  // Adds or removes a listener between two requests; not owned. A new one sees
-  // later conversions and finds out by itself what is shared already.
+  // Between two requests; not owned. A new one sees later conversions and finds
+  // out by itself what is shared already.
   void AddListener(ConversionListener* listener);
   void RemoveListener(ConversionListener* listener);
 
@@ -108,8 +110,7 @@ class ConversionBroker {
   // reporting ends with its acknowledgement: take the pages back before it.
   absl::Status GuestGaveUp(const GuestRange& range);
   absl::Status GuestTookBack(const GuestRange& range);
-  // The same for all that was given up; the first error, after trying
-  // everything.
+  // The same for all that was given up; the first error, after trying all.
   absl::Status GuestTookBackAll();
   // Gives the host the memory behind pages that were given up; their states
   // stay. FailedPrecondition unless all are given up, Unavailable while there
@@ -124,8 +125,8 @@ class ConversionBroker {
   // The guest's requests that wait, those for the rate limit included. While
   // the broker is paused none of their threads returns.
   size_t held() { return queue_.held(); }
-  // Ends the waits of all requests; they and all later ones fail. One that is
-  // under way stops between two chunks, a Reset does not.
+  // Ends all waits; all requests fail. One that is under way stops between two
+  // chunks, a Reset does not.
   void Shutdown();
 
   // With the vCPUs stopped and devices reset: every page back to its first
@@ -139,17 +140,19 @@ class ConversionBroker {
   // Counts pages that are backed on the wrong side, and frees them where no
   // guest can miss them: before it runs, once it has stopped, and while paused
   // if the caller says kAllReported. Beside a guest that is alive it only
-  // counts, paused or not: what looks like a stray may be data that Linux wrote
-  // just before it reports the conversion, and no generation tells the two
-  // apart. Requests go on meanwhile.
-  //
-  // Returns fatal() if the VM must stop, else the first error, after trying
-  // everything; FailedPrecondition while kLaunching, and for kAllReported of a
-  // guest that runs and is not paused.
+  // counts: what looks like a stray may be data that Linux wrote just before it
+  // reports the conversion. Requests go on meanwhile.
+  // Returns fatal(), else the first error, after trying everything;
+  // FailedPrecondition while kLaunching, and for kAllReported of a guest that
+  // runs and is not paused.
   absl::StatusOr<ReconcileReport> Reconcile(
       GuestPages pages = GuestPages::kMayBeUnreported);
   // As Reconcile, and frees nothing in any phase: the totals of a VM's end.
   absl::StatusOr<ReconcileReport> CountDoubleBacked();
+  // The same without waiting, for stats().double_backed_bytes: looks at as much
+  // of RAM as `budget` allows (4 MiB at least, all of it at most), and goes on
+  // there when called again. Passes over what a conversion is at work on.
+  absl::Status SurveyFor(std::chrono::nanoseconds budget);
 
   ConversionStats stats();
   // Why the VM must stop; OK if it need not.
@@ -172,7 +175,7 @@ class ConversionBroker {
   ConversionBroker(PageStateMap* states, PageBackend* backend, SharedView* view,
                    ConversionBrokerOptions options);
 
-  // A turn for a request of the guest's `life`; Aborted once that is over.
+  // A turn for a request of `life`; Aborted once that is over.
   absl::StatusOr<Turn> EnterRequest(absl::Span<const GuestRange> ranges,
                                     ConversionQueue::Priority priority,
                                     uint64_t life);
@@ -225,6 +228,7 @@ class ConversionBroker {
   std::atomic<ImplicitPolicy> implicit_;
   ConversionQueue queue_;
   LeftoverPages leftovers_;
+  DoubleBackedTally double_backed_;
   PageStateMap initial_;   // what Reset goes back to
   PageStateMap given_up_;  // the state to give back; else not RAM
   std::atomic<ConversionPhase> phase_{ConversionPhase::kBuilding};

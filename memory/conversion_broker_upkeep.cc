@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the broker does for the VM as a whole: declaring RAM, listeners, the
-// balloon, reset, reconciliation, statistics.
+// balloon, reset, statistics.
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/memory/conversion_broker.h"
-#include "cloister/memory/range_set.h"
 
 namespace cloister::memory {
 namespace {
 
 using std::chrono::steady_clock;
-
-// Pages that one step of a reconciliation holds up.
-constexpr uint64_t kReconcileWindow = uint64_t{32} << 20;
 
 GuestRange Everything() {
   return *GuestRange::Create(GuestAddress(0), PageStateMap::kEndAddress);
@@ -69,6 +65,7 @@ absl::Status ConversionBroker::Declare(const GuestRange& range,
     RETURN_IF_ERROR(backend_->SetAttributes(range, state).status);
   }
   RETURN_IF_ERROR(initial_.Set(range, state));
+  double_backed_.Clear();  // steps may begin elsewhere now
   if (state == PageState::kShared) budget_.Take(range.size());
   return states_->Set(range, state);
 }
@@ -102,6 +99,10 @@ absl::Status ConversionBroker::FinishLaunch(
   }
   phase_.store(ConversionPhase::kRunning);
   return absl::OkStatus();
+}
+
+bool ConversionBroker::DenialAwaitsSetPoint() const {
+  return implicit_.load() == ImplicitPolicy::kDeny && !implicit_armed_.load();
 }
 
 void ConversionBroker::GuestStarted() {
@@ -285,6 +286,7 @@ absl::Status ConversionBroker::ResetTo(const std::vector<StateRange>& ram) {
   RETURN_IF_ERROR(status);
   RETURN_IF_ERROR(ConvertToMap(initial_, Everything(), /*may_stop=*/false));
   for (const StateRange& part : ram) RETURN_IF_ERROR(ResetContent(part));
+  double_backed_.Clear();
   return absl::OkStatus();
 }
 
@@ -314,109 +316,6 @@ absl::Status ConversionBroker::ResetContent(const StateRange& part) {
   return status;
 }
 
-absl::StatusOr<ReconcileReport> ConversionBroker::Reconcile(GuestPages pages) {
-  return Survey(/*may_free=*/true, pages);
-}
-
-absl::StatusOr<ReconcileReport> ConversionBroker::CountDoubleBacked() {
-  return Survey(/*may_free=*/false, GuestPages::kMayBeUnreported);
-}
-
-absl::StatusOr<bool> ConversionBroker::MayFree(GuestPages pages) {
-  switch (phase()) {
-    case ConversionPhase::kBuilding:
-    case ConversionPhase::kStopped:
-      return true;
-    case ConversionPhase::kLaunching:
-      return absl::FailedPreconditionError(
-          "reconcile: the launch is not verified yet");
-    case ConversionPhase::kRunning:
-      break;
-  }
-  if (pages == GuestPages::kMayBeUnreported) return false;
-  if (queue_.paused()) return true;
-  return absl::FailedPreconditionError("reconcile: the guest is not paused");
-}
-
-absl::StatusOr<ReconcileReport> ConversionBroker::Survey(bool may_free,
-                                                         GuestPages pages) {
-  RETURN_IF_ERROR(fatal());
-  ReconcileReport report;
-  absl::Status first;
-  if (backend_->content() == ConversionContent::kPreserved) return report;
-  for (const StateRange& part : Ram()) {
-    if (part.state == PageState::kAliased) continue;
-    for (uint64_t offset = 0; offset < part.range.size();) {
-      const GuestRange window = ChunkAt(part.range, offset, kReconcileWindow);
-      Turn turn = EnterInner(window);
-      // Asked anew: the phase may have changed between two turns.
-      bool free = false;
-      if (may_free) {
-        ASSIGN_OR_RETURN(free, MayFree(pages));
-      }
-      report.counted_only |= !free;
-      absl::Status status = ReconcileWindow(window, free, &report);
-      if (first.ok()) first = status;
-      offset += window.size();
-    }
-  }
-  if (!first.ok()) return first;
-  return report;
-}
-
-absl::Status ConversionBroker::ReconcileWindow(const GuestRange& window,
-                                               bool free,
-                                               ReconcileReport* report) {
-  std::vector<StateRange> parts;
-  states_->ForEachRange(window, [&](const StateRange& part) {
-    parts.push_back(part);
-    return true;
-  });
-  absl::Status first;
-  for (const StateRange& part : parts) {
-    const BackingSide wrong = part.state == PageState::kPrivate
-                                  ? BackingSide::kShared
-                                  : BackingSide::kPrivate;
-    absl::Status status = ReconcileSide(wrong, part.range, free, report);
-    if (first.ok()) first = status;
-  }
-  return first;
-}
-
-absl::Status ConversionBroker::ReconcileSide(BackingSide side,
-                                             const GuestRange& range, bool free,
-                                             ReconcileReport* report) {
-  RangeSet found;
-  RETURN_IF_ERROR(backend_->ForEachBacked(
-      side, range, [&](const GuestRange& backed) { found.Add(backed); }));
-  // What is not backed any more is no leftover.
-  for (const GuestRange& gone : found.Outside(range)) {
-    leftovers_.Remove(side, gone);
-  }
-  (side == BackingSide::kShared ? report->shared_bytes
-                                : report->private_bytes) += found.bytes();
-  uint64_t failed = 0;
-  uint64_t freed = 0;
-  for (const GuestRange& backed : found.All()) {
-    for (const GuestRange& leased : pending_->Inside(backed)) {
-      report->leased_bytes += leased.size();
-    }
-    if (!free) continue;
-    for (const GuestRange& part : pending_->Outside(backed)) {
-      const uint64_t bytes = executor_->FreeSide(side, part);
-      freed += bytes;
-      failed += part.size() - bytes;
-    }
-  }
-  report->freed_bytes += freed;
-  stats_.Apply(
-      [freed](ConversionStats& stats) { stats.reconciled_bytes += freed; });
-  if (failed == 0) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("reconcile: ", failed, " bytes in ",
-                                          range.ToString(),
-                                          " could not be freed"));
-}
-
 void ConversionBroker::Shutdown() {
   absl::Status why = fatal();
   if (why.ok()) why = absl::CancelledError("the VM stops");
@@ -428,7 +327,8 @@ ConversionStats ConversionBroker::stats() {
   stats.pending_private_bytes = pending_->bytes();
   stats.leftover_bytes = leftovers_.bytes();
   stats.double_backed_bytes =
-      stats.pending_private_bytes + stats.leftover_bytes;
+      std::max(double_backed_.bytes(),
+               stats.pending_private_bytes + stats.leftover_bytes);
   stats.private_bytes = states_->bytes(PageState::kPrivate);
   stats.shared_bytes = states_->bytes(PageState::kShared);
   stats.aliased_total_bytes = states_->bytes(PageState::kAliased);

@@ -29,6 +29,10 @@ absl::Status CopyForThread(const absl::Status& status) {
   return absl::Status(status.code(), status.message());
 }
 
+ConversionQueue::Turn::~Turn() {
+  if (queue_ != nullptr) queue_->Leave(entry_);
+}
+
 absl::StatusOr<ConversionQueue::Turn> ConversionQueue::Enter(
     absl::Span<const GuestRange> ranges, Priority priority) {
   base::MutexLock lock(&mutex_);
@@ -48,6 +52,19 @@ absl::StatusOr<ConversionQueue::Turn> ConversionQueue::Enter(
     entries_.erase(entry);
     changed_.SignalAll();
     return status;
+  }
+  entry->started = true;
+  return Turn(this, entry);
+}
+
+std::optional<ConversionQueue::Turn> ConversionQueue::TryEnterInner(
+    const GuestRange& range) {
+  base::MutexLock lock(&mutex_);
+  EntryList::iterator entry = entries_.insert(
+      entries_.end(), Turn::Entry{{range}, Priority::kInner, false, {}});
+  if (!MayStart(entry)) {
+    entries_.erase(entry);
+    return std::nullopt;
   }
   entry->started = true;
   return Turn(this, entry);

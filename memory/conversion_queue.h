@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <list>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -43,9 +44,7 @@ class ConversionQueue {
     Turn(Turn&& other) noexcept
         : queue_(std::exchange(other.queue_, nullptr)), entry_(other.entry_) {}
     Turn& operator=(Turn&&) = delete;
-    ~Turn() {
-      if (queue_ != nullptr) queue_->Leave(entry_);
-    }
+    ~Turn();
 
    private:
     friend class ConversionQueue;
@@ -74,6 +73,10 @@ class ConversionQueue {
   // kHost request while paused.
   absl::StatusOr<Turn> Enter(absl::Span<const GuestRange> ranges,
                              Priority priority);
+
+  // As Enter with kInner for one that never waits: nullopt if somebody is at
+  // work on some of `range`.
+  std::optional<Turn> TryEnterInner(const GuestRange& range);
 
   // Lets no request but kInner begin, and returns once none is under way; those
   // that wait for their turn go on waiting. Pauses nest: each takes one Resume.

@@ -192,6 +192,25 @@ TEST_F(ConversionQueueTest, PauseDoesNotWaitForInnerWork) {
   EXPECT_OK(inner->Leave());
 }
 
+TEST_F(ConversionQueueTest, TryingToEnterNeverWaits) {
+  auto guest = HasTurn("guest", {Pages(0, 2)});
+  EXPECT_FALSE(queue_.TryEnterInner(Pages(1, 1)).has_value());
+  auto waits = Waits("waits", {Pages(1, 4)});
+  // As all inner work it passes those who wait.
+  std::optional<Turn> turn = queue_.TryEnterInner(Pages(4, 1));
+  ASSERT_TRUE(turn.has_value());
+  EXPECT_FALSE(queue_.TryEnterInner(Pages(4, 1)).has_value());
+  EXPECT_OK(guest->Leave());
+  EXPECT_FALSE(waits->has_turn()) << "the turn excludes others";
+  turn.reset();
+  waits->WaitForTurn();
+  EXPECT_OK(waits->Leave());
+  // A try that failed has left nothing behind.
+  EXPECT_EQ(queue_.waiting(), 0u);
+  queue_.Pause();
+  EXPECT_TRUE(queue_.TryEnterInner(Pages(0, 8)).has_value());
+}
+
 TEST_F(ConversionQueueTest, CancellingEndsTheWaitsAndNothingElse) {
   auto first = HasTurn("first", {Pages(0, 1)});
   auto guest = Waits("guest", {Pages(0, 1)});

@@ -54,8 +54,9 @@ struct ConversionStats {
   uint64_t pending_private_bytes = 0;  // now: the host's copy is still there
   uint64_t leftover_bytes = 0;         // now: could not be freed
   uint64_t reconciled_bytes = 0;       // found on the wrong side and freed
-  // Now, as far as is known: leftovers and pending-private pages. Reconcile()
-  // finds the rest.
+  // What the broker found backed on the wrong side when it last looked at each
+  // part of RAM (SurveyFor, CountDoubleBacked, Reconcile; never by itself), and
+  // no less than what is pending-private or left over now.
   uint64_t double_backed_bytes = 0;
   uint64_t private_bytes = 0;
   uint64_t shared_bytes = 0;

@@ -94,7 +94,8 @@ struct ConversionWorld {
   // accounted for as leftover or pending counts.
   std::string Wrong() {
     // Asked first: pages that were pending may be freed meanwhile.
-    const uint64_t noted = broker->stats().double_backed_bytes;
+    const ConversionStats stats = broker->stats();
+    const uint64_t noted = stats.pending_private_bytes + stats.leftover_bytes;
     uint64_t double_backed = 0;
     for (uint64_t at = kAliasedEnd; at < kEnd; at += kPageSize) {
       const GuestAddress page(at);

@@ -150,7 +150,7 @@ absl::StatusOr<std::unique_ptr<Microguest>> Microguest::Create(
 
 absl::Status Microguest::Build(const MicroguestOptions& options) {
   RETURN_IF_ERROR(vcpu::InstallKickHandler(SIGRTMIN));
-  ASSIGN_OR_RETURN(kvm::System system, kvm::System::Open());
+  ASSIGN_OR_RETURN(kvm::System system, kvm::System::Open(*options.syscalls));
   ASSIGN_OR_RETURN(auto supported, system.SupportedCpuid());
   ASSIGN_OR_RETURN(c_bit_, vcpu::ComputeCbit(supported));
   confidential::RamOptions ram;

@@ -14,6 +14,7 @@
 #include "cloister/base/mutex.h"
 #include "cloister/confidential/backend_vm.h"
 #include "cloister/kvm/exit.h"
+#include "cloister/kvm/syscalls.h"
 #include "cloister/kvm/system.h"
 #include "cloister/memory/conversion_broker.h"
 #include "cloister/memory/conversion_policy.h"
@@ -36,6 +37,8 @@ struct MicroguestOptions {
   // Whether conversions free the side that a page leaves; without it, the
   // content stays there until Microguest::SetPunching and a reconciliation.
   bool punch = true;
+  // What stands between the VM and the kernel; it must outlive the guest.
+  kvm::Syscalls* syscalls = &kvm::RealSyscalls();
 };
 
 // A guest of a few hundred bytes that does what it is told: code, page tables

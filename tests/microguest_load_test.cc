@@ -109,6 +109,10 @@ TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
   ASSERT_OK(guest->FillPages(Microguest::SharedVa(kData), 16, 3));
   ASSERT_OK(guest->FillPages(kData, 5, 4));
   EXPECT_EQ(BackedTwice(*guest, outside_low), 5u);
+  // So do the statistics, once somebody looks.
+  EXPECT_EQ(guest->broker().stats().double_backed_bytes, 0u);
+  ASSERT_OK(guest->broker().SurveyFor(std::chrono::minutes(1)));
+  EXPECT_EQ(guest->broker().stats().double_backed_bytes, 5 * kPageSize);
   // Beside a guest that is alive they are only counted.
   ASSERT_OK_AND_ASSIGN(auto counted, guest->broker().Reconcile());
   EXPECT_EQ(counted.private_bytes, 5 * kPageSize);
@@ -117,6 +121,7 @@ TEST(MicroguestLoadTest, NoPageIsBackedTwice) {
   ASSERT_OK_AND_ASSIGN(auto report, guest->Reconcile());
   EXPECT_EQ(report.private_bytes, 5 * kPageSize);
   EXPECT_EQ(report.freed_bytes, 5 * kPageSize);
+  EXPECT_EQ(guest->broker().stats().double_backed_bytes, 0u);
   EXPECT_EQ(BackedTwice(*guest, outside_low), 0u);
   EXPECT_OK(guest->CheckPages(Microguest::SharedVa(kData), 16, 3));
 }

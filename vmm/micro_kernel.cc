@@ -10,9 +10,9 @@
 extern "C" const uint8_t cloister_micro_kernel_start[],
     cloister_micro_kernel_end[], cloister_micro_kernel_fresh[],
     cloister_micro_kernel_print[], cloister_micro_kernel_convert[],
-    cloister_micro_kernel_touch[], cloister_micro_kernel_status[],
-    cloister_micro_kernel_crash[], cloister_micro_kernel_lost[],
-    cloister_micro_kernel_off[];
+    cloister_micro_kernel_touch[], cloister_micro_kernel_touch_unmarked[],
+    cloister_micro_kernel_status[], cloister_micro_kernel_crash[],
+    cloister_micro_kernel_lost[], cloister_micro_kernel_off[];
 
 namespace cloister::vmm {
 namespace {
@@ -27,6 +27,8 @@ const uint8_t* EntryOf(MicroKernel kernel) {
       return cloister_micro_kernel_convert;
     case MicroKernel::kTouch:
       return cloister_micro_kernel_touch;
+    case MicroKernel::kTouchUnmarked:
+      return cloister_micro_kernel_touch_unmarked;
     case MicroKernel::kStatus:
       return cloister_micro_kernel_status;
     case MicroKernel::kCrash:

@@ -19,8 +19,9 @@ enum class MicroKernel {
   kPrint,    // prints '.' for ever
   kConvert,  // shares a page and takes it back by hypercall, prints '.', for
              // ever; on an error 'P' (not permitted) or 'E', and powers off
-  kTouch,   // reads a page through the shared view, prints 'i', marks that init
-            // runs, reads another one, prints 'a', powers off
+  kTouch,  // reads a page through the shared view, prints 'i', marks that init
+           // runs, reads another one, prints 'a', powers off
+  kTouchUnmarked,  // as kTouch, without saying that init runs
   kStatus,  // writes a refusal to the shim's status port, prints 's', powers
             // off
   kCrash,   // triple fault

@@ -33,6 +33,7 @@
     .globl cloister_micro_kernel_start, cloister_micro_kernel_end
     .globl cloister_micro_kernel_fresh, cloister_micro_kernel_print
     .globl cloister_micro_kernel_convert, cloister_micro_kernel_touch
+    .globl cloister_micro_kernel_touch_unmarked
     .globl cloister_micro_kernel_crash, cloister_micro_kernel_status
     .globl cloister_micro_kernel_lost, cloister_micro_kernel_off
 cloister_micro_kernel_start:
@@ -78,9 +79,13 @@ cloister_micro_kernel_convert:
     jmp cloister_micro_kernel_off
 
 /* Maps both 2 MiB from DATA without the C-bit, and reads them: the first before
- * the set point, the second after it. */
+ * the set point, the second after it, if the guest says that it is there. */
+cloister_micro_kernel_touch_unmarked:
+    movl $0, %r14d
+    jmp 1f
 cloister_micro_kernel_touch:
-    movq %cr3, %rax
+    movl $123, %r14d
+1:  movq %cr3, %rax
     movq %rax, %rbx
     shrq $32, %rbx
     shlq $32, %rbx
@@ -97,7 +102,7 @@ cloister_micro_kernel_touch:
     movq DATA, %rax
     print 'i'
     movl $MARKER, %edx
-    movb $123, %al
+    movl %r14d, %eax
     outb %al, %dx
     movq $0x5ec2e7, %r15            /* A secret in a register. */
     movq DATA + (2 << 20), %rax

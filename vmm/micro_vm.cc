@@ -121,8 +121,26 @@ VmEnd MicroVm::Wait() {
     base::MutexLock lock(&mutex_);
     if (!end_.has_value()) return *std::move(end);
   }
-  if (broker_ != nullptr) broker_->GuestStopped();
+  if (broker_ != nullptr) {
+    // Once for each run, and not for one that its shim did not let begin.
+    const bool ran = broker_->phase() == memory::ConversionPhase::kRunning;
+    broker_->GuestStopped();
+    if (ran) WarnOfUnarmedDenial();
+  }
   return *std::move(end);
+}
+
+void MicroVm::WarnOfUnarmedDenial() {
+  if (!broker_->DenialAwaitsSetPoint()) return;
+  const memory::ConversionStats stats = broker_->stats();
+  const auto implicit =
+      static_cast<size_t>(memory::ConversionOrigin::kImplicit);
+  hooks_.log->Warning(absl::StrCat(
+      "implicit conversions were never denied: the guest did not write ",
+      static_cast<int>(kInitReached), " to port 0x", absl::Hex(kBootMarkerPort),
+      "; ",
+      stats.to_shared[implicit].requests + stats.to_private[implicit].requests,
+      " were allowed"));
 }
 
 absl::Status MicroVm::Relaunch() {

@@ -160,6 +160,9 @@ class MicroVm {
   void OnVerified();
   void OnBootMarker(uint8_t value, std::chrono::steady_clock::time_point when);
   void OnVcpuEnd(const vcpu::RunEnd& end);
+  // Says so if conversions were to be denied, and the guest never came to where
+  // that begins.
+  void WarnOfUnarmedDenial();
   // A vCPU has parked, ended, or begun to wait for a paused broker. Takes no
   // lock but its own.
   void NoteHalt();

@@ -14,7 +14,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "cloister/base/log.h"
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/confidential/backend_factory.h"
@@ -49,7 +51,9 @@ using memory::kPageSize;
 using memory::PageState;
 using std::chrono::milliseconds;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 // Collects what the guest prints; lets a test wait for it.
@@ -79,6 +83,26 @@ class RecordingSink : public devices::SerialSink {
   std::string text_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Keeps the monitor's warnings of implicit conversions.
+class Warnings {
+ public:
+  base::Logger& log() { return log_; }
+  std::vector<std::string> Take() {
+    base::MutexLock lock(&mutex_);
+    return std::exchange(lines_, {});
+  }
+
+ private:
+  base::Mutex mutex_;
+  std::vector<std::string> lines_ ABSL_GUARDED_BY(mutex_);
+  base::Logger log_{[this](base::LogLevel, absl::string_view line) {
+                      if (!absl::StrContains(line, "implicit")) return;
+                      base::MutexLock lock(&mutex_);
+                      lines_.emplace_back(line);
+                    },
+                    base::LogLevel::kWarning};
+};
+
 // In the lab guests may use VMMCALL; the software KVM that some machines have
 // does not come back from it.
 bool InLab() { return std::getenv("CLOISTER_IN_LAB") != nullptr; }
@@ -105,6 +129,7 @@ class MicroVmTest : public ::testing::Test {
     config_.confidential.reports =
         InLab() ? ConversionReports::kHypercall : ConversionReports::kFault;
     hooks_.console = &sink_;
+    hooks_.log = &warnings_.log();
     hooks_.kick_signal = SIGRTMIN;
   }
 
@@ -148,6 +173,7 @@ class MicroVmTest : public ::testing::Test {
   confidential::HostFacts facts_;
   VmConfig config_;
   RecordingSink sink_;
+  Warnings warnings_;
   VmHooks hooks_;
 };
 
@@ -409,6 +435,38 @@ TEST_P(ConfidentialVmTest, NothingIsBackedTwiceAtTheEnd) {
 
 // --- ends ---
 
+// Once for each run that asked for it and came as far as the kernel.
+TEST_P(ConfidentialVmTest, ADenialThatNeverBeganIsSaidAtTheEnd) {
+  config_.confidential.policy.implicit = memory::ImplicitPolicy::kDeny;
+  auto vm = Make(MicroKernel::kOff);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kPowerOff);
+  vm->Wait();
+  EXPECT_THAT(warnings_.Take(), ElementsAre(HasSubstr("; 0 were allowed")));
+  ASSERT_OK(vm->Relaunch());
+  vm->Wait();
+  EXPECT_THAT(warnings_.Take(), ElementsAre(HasSubstr("; 0 were allowed")));
+
+  config_.confidential.policy.implicit = memory::ImplicitPolicy::kCount;
+  vm = Make(MicroKernel::kOff);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  vm->Wait();
+  EXPECT_THAT(warnings_.Take(), IsEmpty());
+}
+
+TEST_P(ConfidentialVmTest, ADenialIsNotMissedAfterARefusedLaunch) {
+  config_.confidential.policy.implicit = memory::ImplicitPolicy::kDeny;
+  auto vm = Make(MicroKernel::kOff);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->view().Store<uint8_t>(GuestAddress(kKernel), 0xcc,
+                                      std::memory_order_release));
+  ASSERT_OK(vm->Start());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kNotVerified);
+  EXPECT_THAT(warnings_.Take(), IsEmpty());
+}
+
 TEST_P(BackendVmTest, OnlyOrdinaryGuestsShowTheirRegisters) {
   auto vm = Make(MicroKernel::kCrash);
   ASSERT_NE(vm, nullptr);
@@ -523,6 +581,19 @@ TEST_F(TrappingVmTest, ADeniedConversionNamesEverythingButTheRegisters) {
             PageState::kShared);
   EXPECT_EQ(vm->states().Get(GuestAddress(kMicroKernelData + kMicroKernelStep)),
             PageState::kPrivate);
+  EXPECT_THAT(warnings_.Take(), IsEmpty());
+}
+
+TEST_F(TrappingVmTest, ADenialThatNeverBeganIsSaidWithWhatItLetPass) {
+  config_.confidential.policy.implicit = memory::ImplicitPolicy::kDeny;
+  auto vm = Make(MicroKernel::kTouchUnmarked);
+  ASSERT_NE(vm, nullptr);
+  ASSERT_OK(vm->Start());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kPowerOff);
+  EXPECT_EQ(sink_.Take(), "ia");
+  EXPECT_THAT(warnings_.Take(),
+              ElementsAre(AllOf(HasSubstr("never denied"), HasSubstr("0x3f0"),
+                                HasSubstr("; 2 were"))));
 }
 
 TEST_F(TrappingVmTest, AllowedImplicitConversionsGoOn) {
@@ -533,6 +604,7 @@ TEST_F(TrappingVmTest, AllowedImplicitConversionsGoOn) {
   EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kPowerOff);
   EXPECT_EQ(sink_.Take(), "ia");
   EXPECT_EQ(vm->broker()->stats().to_shared[1].requests, 2u);
+  EXPECT_THAT(warnings_.Take(), IsEmpty());
 }
 
 TEST_F(TrappingVmTest, ExchangeWindowsBelongToTheHost) {

@@ -104,6 +104,20 @@ TEST_F(SeccompFilterTest, OnlyTheMainThreadOpensFiles) {
   }
 }
 
+// Each way in which a backend looks at what memory backs (the last one where
+// the kernel's guest_memfd cannot be mapped), for the end of a run and for the
+// API's worker.
+TEST_F(SeccompFilterTest, TheMainThreadCountsBackedPages) {
+  constexpr long kCachestat = 451;  // Linux 6.5; bookworm's headers lack it.
+  for (long call : {long{SYS_mincore}, long{SYS_lseek}, kCachestat}) {
+    auto make = [call] { ::syscall(call, -1, 0, 0, 0); };
+    EXPECT_EQ(UnderFilters({ThreadKind::kMain}, call, make), kFine) << call;
+    EXPECT_EQ(UnderFilters({ThreadKind::kVcpu}, call, make),
+              Refused(ThreadKind::kVcpu))
+        << call;
+  }
+}
+
 TEST_F(SeccompFilterTest, MemoryCannotBecomeExecutable) {
   for (ThreadKind kind : kKinds) {
     EXPECT_EQ(UnderFilters({kind}, SYS_mmap,

@@ -78,6 +78,8 @@ void AddMemory(Table& table) {
   table.Allow(kAll, "returns memory, the guest's converted pages included",
               {"madvise"});
   table.Allow(kApi, "counts the pages that are backed", {"mincore"});
+  table.Allow(0, "counts the pages of a guest_memfd that cannot be mapped",
+              {"cachestat"});
   table.Allow(kVcpu | kDevice | kConversion,
               "frees pages on the side that lost them; discards on disks",
               {"fallocate"});
