@@ -310,7 +310,7 @@ absl::Status Controller::RunStart() {
     config = config_.json();
   }
   Lifecycle("starting");
-  const absl::Status status = machine_->Start(config);
+  absl::Status status = machine_->Start(config);
   {
     base::MutexLock lock(&mutex_);
     changing_ = false;
@@ -339,7 +339,7 @@ absl::StatusOr<Controller::Plan> Controller::BeginChange(bool pause) {
 }
 
 absl::Status Controller::RunChange(bool pause) {
-  const absl::Status status = pause ? machine_->Pause() : machine_->Resume();
+  absl::Status status = pause ? machine_->Pause() : machine_->Resume();
   {
     base::MutexLock lock(&mutex_);
     changing_ = false;

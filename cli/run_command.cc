@@ -13,7 +13,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
-#include "cloister/api/config_store.h"
 #include "cloister/api/event_hub.h"
 #include "cloister/api/vm_config.h"
 #include "cloister/base/event_loop.h"
@@ -28,6 +27,7 @@
 #include "cloister/cli/vm_process.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/memory/conversion_stats.h"
+#include "cloister/vmm/boot_advice.h"
 #include "cloister/vmm/boot_timer.h"
 #include "cloister/vmm/builder.h"
 #include "cloister/vmm/micro_vm.h"
@@ -258,6 +258,15 @@ absl::StatusOr<int> Run::Execute() {
   return Report(end);
 }
 
+// Such a guest comes up, says so among much else, and stays.
+void WarnOfMissingInitrd(const vmm::VmConfig& config, base::Logger& log) {
+  if (!config.kernel.initrd_path.empty() || config.devices.disks.empty()) {
+    return;
+  }
+  const auto advice = vmm::MissingInitrdAdvice(config.devices.disks[0].path);
+  if (advice.has_value()) log.Warning(*advice);
+}
+
 }  // namespace
 
 int RunCommand(const RunOptions& options,
@@ -271,6 +280,7 @@ int RunCommand(const RunOptions& options,
     log.Error(status.message());
     return kExitError;
   }
+  WarnOfMissingInitrd(whole.config, log);
   absl::StatusOr<int> code = Run(whole, timer, log).Execute();
   if (code.ok()) return *code;
   log.Error(code.status().message());

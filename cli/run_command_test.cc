@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/base/log.h"
 #include "cloister/base/status_matchers.h"
@@ -44,6 +45,12 @@ class RunCommandTest : public ::testing::Test {
     base::Logger log(
         [this](base::LogLevel level, absl::string_view line) {
           if (level == base::LogLevel::kError) errors_.emplace_back(line);
+          if (absl::StartsWith(line, "--initrd")) {
+            warnings_.emplace_back(line);
+          }
+          if (absl::StartsWith(line, "launch digest")) {
+            digest_ = std::string(line);
+          }
         },
         base::LogLevel::kInfo);
     return RunCommand(options_, std::chrono::steady_clock::now(), log);
@@ -62,6 +69,8 @@ class RunCommandTest : public ::testing::Test {
 
   RunOptions options_;
   std::vector<std::string> errors_;
+  std::vector<std::string> warnings_;
+  std::string digest_;
 };
 
 TEST_F(RunCommandTest, AConfigFileThatIsNoneNamesOptionAndFile) {
@@ -102,6 +111,62 @@ TEST_F(RunGuestTest, WhatKvmCannotRunIsAnInternalError) {
   EXPECT_EQ(RunKernel(MicroKernel::kLost), kExitInternalError);
   ASSERT_THAT(errors_, ::testing::SizeIs(::testing::Ge(1)));
   EXPECT_THAT(errors_[0], HasSubstr("internal error"));
+}
+
+TEST_F(RunGuestTest, AnImageWithPartitionsWantsItsInitrd) {
+  // A GUID partition table with a Linux root from sector 2048 to 4095.
+  std::string table(1024, '\0');
+  table.replace(512, 8, "EFI PART");
+  constexpr char kLinuxRoot[] =
+      "\xe3\xbc\x68\x4f\xcd\xe8\xb1\x4d\x96\xe7\xfb\xca\xf9\x84\xb7\x09";
+  table.append(kLinuxRoot, 16).resize(4096 * 512);
+  table[1024 + 33] = 2048 >> 8;
+  table.replace(1024 + 40, 2, "\xff\x0f");
+  const std::string disk = absl::StrCat(::testing::TempDir(), "/cloud.raw");
+  std::ofstream(disk, std::ios::binary) << table;
+  options_.config.devices.disks.push_back({.path = disk});
+  EXPECT_EQ(RunKernel(MicroKernel::kOff), kExitOk);
+  EXPECT_THAT(warnings_, ElementsAre(HasSubstr("--initrd is missing")));
+  EXPECT_THAT(warnings_[0], HasSubstr("offset=1048576"));
+  warnings_.clear();
+  options_.config.kernel.initrd_path = File("an initrd");
+  EXPECT_EQ(RunKernel(MicroKernel::kOff), kExitOk);
+  EXPECT_THAT(warnings_, IsEmpty());
+}
+
+// Seen by the launch digest, which a virtio console is a part of, of a VM that
+// for want of a folder for its socket is not started.
+TEST_F(RunGuestTest, TheFileSaysWhatTheConsoleIs) {
+  const std::string kernel = absl::StrCat(::testing::TempDir(), "/from-file");
+  ASSERT_OK(vmm::WriteMicroKernel(MicroKernel::kOff, kernel));
+  ASSERT_OK(vcpu::InstallKickHandler(KickSignal()));
+  auto digest = [&](const char* console) {
+    options_.config_file = File(absl::StrCat(
+        R"({"boot-source": {"kernel_image_path": ")", kernel,
+        R"("}, "confidential": {"backend": "emulated"}, "machine-config": )",
+        R"({"vcpu_count": 1, "mem_size_mib": 32, "console": ")", console,
+        R"("}})"));
+    digest_.clear();
+    EXPECT_EQ(Run(), kExitError);
+    return digest_;
+  };
+  options_.api.socket = "/no/such/folder/socket";
+  options_.console = ConsoleKind::kStdio;
+  options_.console_given = false;
+  const std::string serial = digest("serial");
+  EXPECT_THAT(serial, HasSubstr("launch digest"));
+  EXPECT_EQ(digest("none"), serial);
+  const std::string with_virtio = digest("virtio");
+  EXPECT_THAT(with_virtio, HasSubstr("launch digest"));
+  EXPECT_NE(with_virtio, serial);
+  // The option goes before the file.
+  options_.console_given = true;
+  EXPECT_EQ(digest("virtio"), serial);
+  options_.console = ConsoleKind::kVirtio;
+  EXPECT_EQ(digest("serial"), with_virtio);
+  errors_.clear();
+  digest("tty");
+  EXPECT_THAT(errors_, ElementsAre(HasSubstr("machine-config: console")));
 }
 
 TEST_F(RunGuestTest, TheConfigFileStandsForTheOptions) {

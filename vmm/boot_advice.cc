@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 #include "cloister/base/bytes.h"
 #include "cloister/base/syscall.h"
 #include "cloister/base/unique_fd.h"
@@ -51,6 +52,16 @@ std::string Quoted(const std::string& path) {
   return absl::StrCat("'", absl::StrReplaceAll(path, {{"'", "'\\''"}}), "'");
 }
 
+// How root gets files out of a disk's partition.
+std::string CopyCommands(const std::string& disk,
+                         const std::optional<RootPartition>& root,
+                         absl::string_view files) {
+  const std::string where =
+      root.has_value() ? absl::StrCat(",offset=", root->offset) : "";
+  return absl::StrCat("as root: mount -o ro,loop", where, " ", Quoted(disk),
+                      " /mnt; cp ", files, " .; umount /mnt");
+}
+
 }  // namespace
 
 std::optional<RootPartition> FindRootPartition(absl::Span<const uint8_t> head) {
@@ -88,14 +99,22 @@ std::string MissingKernelAdvice(const std::string& disk) {
                         Quoted(disk + ".raw"));
   }
   const auto root = FindRootPartition(head);
-  const std::string where =
-      root.has_value() ? absl::StrCat(",offset=", root->offset) : "";
   return absl::StrCat(
-      kWhy, "; take the one that is in ", disk, " (as root: mount -o ro,loop",
-      where, " ", Quoted(disk), " /mnt; cp ",
-      "/mnt/vmlinuz /mnt/initrd.img .; umount /mnt) and add --kernel vmlinuz ",
-      "--initrd initrd.img --append 'root=/dev/vda",
+      kWhy, "; take the one that is in ", disk, " (",
+      CopyCommands(disk, root, "/mnt/vmlinuz /mnt/initrd.img"),
+      ") and add --kernel vmlinuz --initrd initrd.img --append 'root=/dev/vda",
       root.has_value() ? absl::StrCat(root->number) : "", " console=ttyS0'");
+}
+
+std::optional<std::string> MissingInitrdAdvice(const std::string& disk) {
+  const auto root = FindRootPartition(HeadOf(disk));
+  if (!root.has_value()) return std::nullopt;
+  return absl::StrCat(
+      "--initrd is missing: a distribution's kernel has the drivers for its "
+      "disk there, and cannot mount partition ",
+      root->number, " of ", disk, " without; take it from there (",
+      CopyCommands(disk, root, "/mnt/initrd.img"),
+      ") and add --initrd initrd.img, unless this kernel has them built in");
 }
 
 }  // namespace cloister::vmm

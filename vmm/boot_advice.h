@@ -31,6 +31,11 @@ std::optional<RootPartition> FindRootPartition(absl::Span<const uint8_t> head);
 // disk and the commands.
 std::string MissingKernelAdvice(const std::string& disk);
 
+// What somebody may have to do who gives a kernel, no initrd, and a disk with a
+// GUID partition table: kernels of distributions find no partition without one.
+// One line; nullopt for other disks, which a kernel may well mount by itself.
+std::optional<std::string> MissingInitrdAdvice(const std::string& disk);
+
 }  // namespace cloister::vmm
 
 #endif  // CLOISTER_VMM_BOOT_ADVICE_H_

@@ -68,6 +68,23 @@ TEST(BootAdviceTest, FindsTheRootOfACloudImage) {
   EXPECT_THAT(advice, Not(HasSubstr("\n")));
 }
 
+TEST(BootAdviceTest, AsksForTheInitrdOfACloudImage) {
+  Disk disk;
+  disk.Add(2, kRoot, 262144, 6291422);
+  const std::string path = disk.Write("no-initrd.raw");
+  const auto advice = MissingInitrdAdvice(path);
+  ASSERT_TRUE(advice.has_value());
+  EXPECT_THAT(*advice, HasSubstr("--initrd is missing"));
+  EXPECT_THAT(*advice, HasSubstr(absl::StrCat("partition 2 of ", path)));
+  EXPECT_THAT(*advice, HasSubstr(absl::StrCat(
+                           "mount -o ro,loop,offset=", 262144 * 512, " '", path,
+                           "' /mnt; cp /mnt/initrd.img .")));
+  EXPECT_THAT(*advice, Not(HasSubstr("\n")));
+  EXPECT_FALSE(MissingInitrdAdvice(Disk().Write("no-root.raw")).has_value());
+  EXPECT_FALSE(MissingInitrdAdvice("/no/such/disk").has_value());
+  EXPECT_FALSE(MissingInitrdAdvice("/dev/null").has_value());
+}
+
 TEST(BootAdviceTest, BelievesNothingElse) {
   Disk disk;
   EXPECT_FALSE(FindRootPartition(disk.bytes()).has_value());
