@@ -13,6 +13,7 @@
 #include "cloister/api/schema_objects.h"
 #include "cloister/api/validate.h"
 #include "cloister/base/status_macros.h"
+#include "cloister/vmm/kernel_arguments.h"
 
 namespace cloister::api {
 namespace {
@@ -197,24 +198,6 @@ const Endpoint* PutOf(absl::string_view section) {
 
 }  // namespace
 
-bool HasArgument(absl::string_view arguments, absl::string_view word) {
-  for (absl::string_view part :
-       absl::StrSplit(arguments, absl::ByAnyChar(" \t\n"), absl::SkipEmpty())) {
-    if (part == word) return true;
-    // "swiotlb=65536,noforce" and "pci=off,nomsi" name it in a list.
-    const std::pair<absl::string_view, absl::string_view> wanted =
-        absl::StrSplit(word, absl::MaxSplits('=', 1));
-    if (!absl::ConsumePrefix(&part, wanted.first) ||
-        !absl::ConsumePrefix(&part, "=")) {
-      continue;
-    }
-    for (absl::string_view value : absl::StrSplit(part, ',')) {
-      if (value == wanted.second) return true;
-    }
-  }
-  return false;
-}
-
 ConfigStore::ConfigStore() : json_(std::make_shared<Json>(Json::object())) {
   Json& json = *json_;
   json["machine-config"] = Json::object();
@@ -348,16 +331,20 @@ absl::Status ConfigStore::CheckStart() const {
     return absl::FailedPreconditionError(
         "there is nothing to boot: PUT /boot-source first");
   }
+  if (json.contains("serial") && json["serial"].contains("rate_limiter") &&
+      !json["serial"].contains("serial_out_path")) {
+    return Wrong("rate_limiter of /serial: only with serial_out_path");
+  }
   const std::string arguments = json["boot-source"].value("boot_args", "");
   const std::string transport =
       json["machine-config"].value("virtio_transport", "");
-  if (transport == "pci" && HasArgument(arguments, "pci=off")) {
+  if (transport == "pci" && vmm::HasArgument(arguments, "pci=off")) {
     return Wrong(
         "virtio_transport: pci, but boot_args has pci=off; leave one of them "
         "out");
   }
   if (json["confidential"]["backend"] == "off") return absl::OkStatus();
-  if (HasArgument(arguments, "swiotlb=noforce")) {
+  if (vmm::HasArgument(arguments, "swiotlb=noforce")) {
     return Wrong(
         "boot_args: swiotlb=noforce leaves a confidential guest no memory that "
         "devices may use");
@@ -368,7 +355,7 @@ absl::Status ConfigStore::CheckStart() const {
                        json.contains("balloon") ||
                        json["machine-config"].value("console", "") == "virtio";
   // Who names a transport has been told what it needs.
-  if (devices && transport.empty() && HasArgument(arguments, "pci=off")) {
+  if (devices && transport.empty() && vmm::HasArgument(arguments, "pci=off")) {
     return Wrong(
         "boot_args: pci=off leaves a confidential guest without its devices, "
         "for it reaches none by MMIO; leave the argument out, or ask for no "

@@ -56,9 +56,6 @@ class ConfigStore {
   std::shared_ptr<Json> json_;
 };
 
-// True if `arguments`, a kernel command line, has the word `word`.
-bool HasArgument(absl::string_view arguments, absl::string_view word);
-
 }  // namespace cloister::api
 
 #endif  // CLOISTER_API_CONFIG_STORE_H_

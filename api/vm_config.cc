@@ -13,6 +13,7 @@
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/guest_memory_mapping.h"
 #include "cloister/vmm/device_config.h"
+#include "cloister/vmm/kernel_arguments.h"
 
 namespace cloister::api {
 namespace {
@@ -71,7 +72,7 @@ vmm::VirtioTransport TransportOf(const Json& machine,
                                  const std::string& command_line) {
   const std::string name =
       machine.value("virtio_transport",
-                    HasArgument(command_line, "pci=off") ? "mmio" : "pci");
+                    vmm::HasArgument(command_line, "pci=off") ? "mmio" : "pci");
   if (name == "mmio") return vmm::VirtioTransport::kMmio;
   if (name == "mmio-fdt") return vmm::VirtioTransport::kMmioFdt;
   return vmm::VirtioTransport::kPci;
@@ -98,6 +99,7 @@ absl::Status FillConfidential(const Json& json, vmm::ConfidentialConfig* out) {
   out->reports = json["conversion_reports"] == "fault"
                      ? vmm::ConversionReports::kFault
                      : vmm::ConversionReports::kHypercall;
+  out->expected_digest = json.value("expected_digest", "");
   if (!json.contains("exchange_windows")) return absl::OkStatus();
   for (const Json& window : json["exchange_windows"]) {
     ASSIGN_OR_RETURN(memory::GuestRange range,
@@ -268,6 +270,9 @@ std::string ConfigText(const vmm::VmConfig& config, absl::string_view console) {
       {"conversion_reports",
        confidential.reports == vmm::ConversionReports::kFault ? "fault"
                                                               : "hypercall"}};
+  if (!confidential.expected_digest.empty()) {
+    json["confidential"]["expected_digest"] = confidential.expected_digest;
+  }
   for (const memory::GuestRange& window : confidential.exchange_windows) {
     json["confidential"]["exchange_windows"].push_back(
         {{"gpa", window.start().value()}, {"len", window.size()}});

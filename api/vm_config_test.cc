@@ -22,6 +22,7 @@ constexpr char kWhole[] = R"({
   "machine-config": {"vcpu_count": 4, "mem_size_mib": 512, "smt": true,
                      "huge_pages": "2M"},
   "confidential": {"backend": "emulated", "conversion_reports": "fault",
+                   "expected_digest": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
                    "exchange_windows": [{"gpa": "0x100000000", "len": "1MiB"}]},
   "memory-policy": {"implicit": "deny", "shared_limit": "64MiB",
                     "per_second": 9, "burst": 3},
@@ -147,6 +148,9 @@ TEST(VmConfigTest, TheTextOfAConfigurationDescribesIt) {
   EXPECT_EQ(again.memory.huge_pages, vm.memory.huge_pages);
   EXPECT_EQ(again.confidential.backend, vm.confidential.backend);
   EXPECT_EQ(again.confidential.reports, vm.confidential.reports);
+  EXPECT_EQ(vm.confidential.expected_digest.substr(48), "0123456789abcdef");
+  EXPECT_EQ(again.confidential.expected_digest,
+            vm.confidential.expected_digest);
   EXPECT_EQ(again.confidential.exchange_windows,
             vm.confidential.exchange_windows);
   EXPECT_EQ(again.confidential.policy.implicit,

@@ -48,17 +48,6 @@ void AddWindow(const char* name, uint64_t start, uint64_t size,
   if (range.ok()) windows->push_back({name, *range});
 }
 
-absl::Status CheckDigest(const Json& confidential, vmm::MicroVm& vm) {
-  if (!confidential.contains("expected_digest")) return absl::OkStatus();
-  const std::string expected =
-      absl::AsciiStrToLower(confidential["expected_digest"].get<std::string>());
-  const std::string actual =
-      vm.digest().has_value() ? shim::DigestHex(*vm.digest()) : "none";
-  if (actual == expected) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("expected_digest: the launch digest is ", actual));
-}
-
 }  // namespace
 
 // The serial port's output on its way to a file; never makes a vCPU wait.
@@ -156,7 +145,6 @@ absl::Status VmMachine::Start(const Json& config) {
   RETURN_IF_ERROR(OpenSerial(config, &hooks));
   ASSIGN_OR_RETURN(std::unique_ptr<vmm::MicroVm> vm,
                    vmm::BuildVm(vm_config, hooks));
-  RETURN_IF_ERROR(CheckDigest(config["confidential"], *vm));
   vmm::MicroVm* raw = vm.get();
   {
     // Before the start: the VM may end at once, and is asked about then.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/base/bytes.h"
 #include "cloister/base/mutex.h"
@@ -89,6 +90,7 @@ class VmBuilder {
   absl::Status CreateDevices();
   absl::Status PrepareLaunch();
   absl::Status PrepareShim();
+  absl::Status CheckDigest() const;
   absl::Status PrepareBootTables();
   absl::Status StagePieces();
   absl::Status CreateVcpus();
@@ -310,10 +312,21 @@ absl::Status VmBuilder::PrepareLaunch() {
   } else {
     RETURN_IF_ERROR(PrepareBootTables());
   }
+  RETURN_IF_ERROR(CheckDigest());
   for (const boot::Piece& piece : plan_->image.pieces()) {
     launch_.pages.push_back(LaunchPages{piece.gpa, piece.data.span()});
   }
   return vm_->broker_ == nullptr ? absl::OkStatus() : StagePieces();
+}
+
+absl::Status VmBuilder::CheckDigest() const {
+  const std::string& expected = config_.confidential.expected_digest;
+  if (expected.empty()) return absl::OkStatus();
+  const std::string actual =
+      vm_->digest_.has_value() ? shim::DigestHex(*vm_->digest_) : "none";
+  if (absl::EqualsIgnoreCase(expected, actual)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("expected_digest: the launch digest is ", actual));
 }
 
 absl::Status VmBuilder::PrepareShim() {

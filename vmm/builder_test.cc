@@ -132,6 +132,17 @@ TEST_F(BuilderTest, GuestFindsMtrrsAsFirmwareLeavesThem) {
   EXPECT_EQ(sink.WaitFor(2), "\x06\x08");
 }
 
+TEST_F(BuilderTest, AnotherDigestThanTheExpectedOneIsNotBuilt) {
+  VmConfig config = Config(PowerOff());
+  config.confidential.expected_digest = std::string(64, 'a');
+  VmHooks hooks;
+  hooks.kick_signal = SIGRTMIN;
+  EXPECT_THAT(
+      BuildVm(config, hooks).status(),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               HasSubstr("expected_digest: the launch digest is none")));
+}
+
 TEST_F(BuilderTest, EveryVcpuGetsItsMsrs) {
   VmConfig config = Config(PowerOff());
   config.cpus.count = 3;

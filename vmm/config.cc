@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/vmm/config.h"
 
+#include <algorithm>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "cloister/memory/guest_address.h"
+#include "cloister/vmm/kernel_arguments.h"
 #include "cloister/vmm/size.h"
 
 namespace cloister::vmm {
@@ -55,6 +59,12 @@ absl::Status ValidateHugePages(const MemoryConfig& memory) {
       " is not a multiple of the pages of --huge-pages, ", FormatSize(page)));
 }
 
+bool IsDigest(absl::string_view text) {
+  return text.empty() ||
+         (text.size() == 64 &&
+          std::all_of(text.begin(), text.end(), absl::ascii_isxdigit));
+}
+
 absl::Status ValidateConfidential(const VmConfig& config) {
   const ConfidentialConfig& confidential = config.confidential;
   if (confidential.policy.shared_limit % memory::kPageSize != 0 &&
@@ -67,7 +77,16 @@ absl::Status ValidateConfidential(const VmConfig& config) {
     return absl::InvalidArgumentError(
         "--conversion-rate: a burst of no requests at all");
   }
+  if (!IsDigest(confidential.expected_digest)) {
+    return absl::InvalidArgumentError(
+        "expected_digest: expected 64 hexadecimal digits");
+  }
   const bool off = confidential.backend == confidential::BackendChoice::kOff;
+  if (!off && HasArgument(config.kernel.command_line, "swiotlb=noforce")) {
+    return absl::InvalidArgumentError(
+        "--append: swiotlb=noforce leaves a confidential guest no memory that "
+        "devices may use");
+  }
   if (off && !confidential.exchange_windows.empty()) {
     return absl::InvalidArgumentError(
         "exchange windows: not with --confidential off");

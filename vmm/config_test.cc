@@ -30,6 +30,25 @@ TEST(ConfigTest, DefaultsAreGoodOnceThereIsAKernel) {
   ExpectRefused(VmConfig(), "--kernel:");
 }
 
+TEST(ConfigTest, ExpectedDigest) {
+  VmConfig config = Good();
+  config.confidential.expected_digest = std::string(64, 'A');
+  EXPECT_OK(ValidateConfig(config));
+  for (const std::string& digest :
+       {std::string(63, 'a'), std::string(65, 'a'), std::string(64, 'g')}) {
+    config.confidential.expected_digest = digest;
+    ExpectRefused(config, "expected_digest:");
+  }
+}
+
+TEST(ConfigTest, AConfidentialGuestKeepsItsBounceBuffers) {
+  VmConfig config = Good();
+  config.kernel.command_line = "quiet swiotlb=65536,noforce";
+  ExpectRefused(config, "--append: swiotlb=noforce");
+  config.confidential.backend = confidential::BackendChoice::kOff;
+  EXPECT_OK(ValidateConfig(config));
+}
+
 TEST(ConfigTest, Memory) {
   for (uint64_t bytes : {uint64_t{0}, uint64_t{4096}, (uint64_t{16} << 20) - 1,
                          (uint64_t{256} << 20) + 1, uint64_t{1} << 62}) {
