@@ -179,6 +179,30 @@ TEST(ConfigStoreTest, WindowsAreWholePagesInOrder) {
           .ok());
 }
 
+// One that no clock can count would have made the limiter divide by zero.
+TEST(ConfigStoreTest, ABucketFillsWithinAYear) {
+  ConfigStore store;
+  auto put = [&](const char* time) {
+    return Put(store, "/serial",
+               absl::StrCat("{\"serial_out_path\":\"/s\",\"rate_limiter\":"
+                            "{\"size\":1,\"refill_time\":",
+                            time, "}}"))
+        .ok();
+  };
+  EXPECT_TRUE(put("31536000000"));
+  EXPECT_FALSE(put("31536000001"));
+  EXPECT_FALSE(put("288230376151711744"));
+}
+
+TEST(ConfigStoreTest, ALimitOfTheSerialPortNeedsItsFile) {
+  ConfigStore store;
+  ASSERT_OK(Put(store, "/boot-source", "{\"kernel_image_path\":\"k\"}"));
+  ASSERT_OK(Put(store, "/serial",
+                "{\"rate_limiter\":{\"size\":1,\"refill_time\":2}}"));
+  EXPECT_THAT(std::string(store.CheckStart().message()),
+              HasSubstr("serial_out_path"));
+}
+
 TEST(ConfigStoreTest, StartNeedsAKernelAndArgumentsThatWork) {
   ConfigStore store;
   EXPECT_THAT(std::string(store.CheckStart().message()),

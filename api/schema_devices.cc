@@ -18,8 +18,11 @@ constexpr Field kTokenBucketFields[] = {
      .required = true},
     {.name = "refill_time",
      .type = Type::kInteger,
-     .doc = "Milliseconds in which an empty bucket fills. 0: no limit.",
-     .required = true},
+     .doc =
+         "Milliseconds in which an empty bucket fills, a year at most. 0: no "
+         "limit.",
+     .required = true,
+     .maximum = uint64_t{365} * 24 * 3600 * 1000},
     {.name = "one_time_burst",
      .type = Type::kInteger,
      .doc = "Tokens beside the bucket that are there once, at the start."}};
