@@ -154,8 +154,9 @@ BlkLimits Blk::Limits() const {
 }
 
 bool Blk::IsDurable() const {
-  if (runner_.Has(kBlkConfigWce)) return !writeback_;
-  return !runner_.Has(kBlkFlush);
+  // Who cannot flush has no write-back cache, whatever else was accepted.
+  if (!runner_.Has(kBlkFlush)) return true;
+  return runner_.Has(kBlkConfigWce) && !writeback_;
 }
 
 absl::StatusOr<DeviceRunner::Next> Blk::Serve(uint16_t index, Queue& queue,

@@ -485,8 +485,15 @@ TEST_F(BlkTest, ABandwidthLimitCountsBytesOfData) {
   EXPECT_EQ(Do(kFlush, 0), kOk);
 }
 
-TEST_F(BlkTest, WithoutFlushEveryWriteIsDurable) {
-  StartFaulty({.features = ~(uint64_t{1} << 9 | uint64_t{1} << 11)});
+class BlkNoFlushTest : public BlkTest,
+                       public ::testing::WithParamInterface<uint64_t> {};
+
+// CONFIG_WCE is bit 11: a cache that can be switched but not flushed is none.
+INSTANTIATE_TEST_SUITE_P(ConfigWce, BlkNoFlushTest,
+                         ::testing::Values(0, uint64_t{1} << 11));
+
+TEST_P(BlkNoFlushTest, EveryWriteIsDurable) {
+  StartFaulty({.features = ~(uint64_t{1} << 9 | GetParam())});
   EXPECT_EQ(Do(kOut, 0, std::string(512, 'x')), kOk);
   EXPECT_EQ(Do(kZero, 0, Segment(8, 8)), kOk);
   ASSERT_EQ(fault_.log().size(), 2u);

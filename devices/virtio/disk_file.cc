@@ -329,7 +329,6 @@ int DiskFile::Flush() {
 }
 
 int DiskFile::FinishFlush(int error) {
-  if (options_.direct) return error;
   int first = 0;
   if (error != 0) flush_error_.compare_exchange_strong(first, error);
   return flush_error_.load();

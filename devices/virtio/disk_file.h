@@ -76,7 +76,8 @@ class DiskFile {
   // The result of a flush that somebody else did. After a failure the page
   // cache may have dropped what it could not write, and a later fdatasync says
   // nothing of it: so every later flush of a file fails with the first errno
-  // until it is opened anew. (With O_DIRECT nothing is cached: no memory.)
+  // until it is opened anew. With O_DIRECT too, which a file system may serve
+  // from its cache.
   int FinishFlush(int error);
 
  private:
