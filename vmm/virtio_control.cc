@@ -60,6 +60,9 @@ DeviceCounters DiskCounters(const virtio::Blk& blk) {
   const virtio::BlkCounters now = blk.counters();
   uint64_t errors = 0;
   for (const auto& [number, count] : now.errors) errors += count;
+  auto refused = [&now](virtio::BlkRefusal why) {
+    return now.refusals[static_cast<size_t>(why)];
+  };
   DeviceCounters all = {
       absl::StrCat("block_", blk.name()),
       {{"reads", now.reads},
@@ -72,6 +75,11 @@ DeviceCounters DiskCounters(const virtio::Blk& blk) {
        {"write_zeroes", now.write_zeroes},
        {"errors", errors},
        {"refused", now.refused},
+       {"refused_off_disk", refused(virtio::BlkRefusal::kOffDisk)},
+       {"refused_unaligned", refused(virtio::BlkRefusal::kUnaligned)},
+       {"refused_read_only", refused(virtio::BlkRefusal::kReadOnly)},
+       {"refused_malformed", refused(virtio::BlkRefusal::kMalformed)},
+       {"refused_unsupported", refused(virtio::BlkRefusal::kUnsupported)},
        {"throttled", now.throttled},
        {"bounced", now.bounced}},
       {{"in_flight", now.in_flight}, {"disk_bytes", blk.size()}}};

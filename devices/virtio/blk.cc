@@ -138,6 +138,8 @@ void Blk::OnStop() {
   waiting_ = dirty_ = 0;
   writeback_ = true;
   for (std::unique_ptr<BlkTask>& task : tasks_) task->orphan = true;
+  // Nobody waits for them any more, and a reset would have to.
+  engine_->CancelSlow();
 }
 
 void Blk::OnKick(uint16_t queue) {
@@ -176,9 +178,10 @@ absl::StatusOr<DeviceRunner::Next> Blk::Serve(uint16_t index, Queue& queue,
     RETURN_IF_ERROR(chain.Read(kBlkHeaderSize, used));
     segments = ParseBlkSegments(request.type, used, limits);
     request.status = segments.status;
+    request.refusal = segments.refusal;
   }
   if (request.status != BlkStatus::kOk) {
-    stats_.Refused();
+    stats_.Refused(request.refusal);
     RETURN_IF_ERROR(Answer(queue, std::move(chain), request.status));
     return Next::kMore;
   }
@@ -267,7 +270,7 @@ void Blk::OnDiskOpDone(DiskOp* op, int error) {
 void Blk::EndTask(BlkTask* task, int error) {
   if (error == 0) {
     stats_.Done(task->request(), task->bounced());
-  } else {
+  } else if (error != ECANCELED || !task->orphan) {
     Report(*task, error);
   }
   const uint16_t index = task->queue();

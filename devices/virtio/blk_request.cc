@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/devices/virtio/blk_request.h"
 
-#include <optional>
-
 #include "absl/strings/str_cat.h"
 #include "cloister/base/bytes.h"
 #include "cloister/base/status_macros.h"
@@ -22,55 +20,61 @@ constexpr uint32_t kWriteZeroes = 13;
 // virtio_blk_discard_write_zeroes.flags.
 constexpr uint32_t kUnmap = 1;
 
-struct Range {
-  uint64_t offset;
-  uint64_t length;
-};
-
-// Sectors as bytes; nullopt if they are not all on the disk, or not whole
-// blocks of it.
-std::optional<Range> OnDisk(uint64_t sector, uint64_t length,
-                            const BlkLimits& limits) {
-  if (sector > limits.size / kBlkSectorSize) return std::nullopt;
-  const uint64_t offset = sector * kBlkSectorSize;
-  if (length > limits.size - offset) return std::nullopt;
-  if (!base::IsAligned(offset, limits.logical_block) ||
-      !base::IsAligned(length, limits.logical_block)) {
-    return std::nullopt;
-  }
-  return Range{offset, length};
+BlkStatus StatusOf(BlkRefusal refusal) {
+  if (refusal == BlkRefusal::kNone) return BlkStatus::kOk;
+  return refusal == BlkRefusal::kUnsupported ? BlkStatus::kUnsupported
+                                             : BlkStatus::kIoError;
 }
 
-BlkRequest Answer(BlkType type, BlkStatus status) {
+// Whether sectors are all on the disk, and whole blocks of it.
+BlkRefusal CheckRange(uint64_t sector, uint64_t length,
+                      const BlkLimits& limits) {
+  if (sector > limits.size / kBlkSectorSize) return BlkRefusal::kOffDisk;
+  const uint64_t offset = sector * kBlkSectorSize;
+  if (length > limits.size - offset) return BlkRefusal::kOffDisk;
+  if (!base::IsAligned(offset, limits.logical_block) ||
+      !base::IsAligned(length, limits.logical_block)) {
+    return BlkRefusal::kUnaligned;
+  }
+  return BlkRefusal::kNone;
+}
+
+BlkRequest Answer(BlkType type, BlkRefusal refusal = BlkRefusal::kNone) {
   BlkRequest request;
   request.type = type;
-  request.status = status;
+  request.status = StatusOf(refusal);
+  request.refusal = refusal;
   return request;
+}
+
+BlkSegments RefuseSegments(BlkRefusal refusal) {
+  return {StatusOf(refusal), refusal, {}};
 }
 
 BlkRequest ParseTransfer(BlkType type, uint64_t sector, uint64_t length,
                          const BlkLimits& limits) {
   if (type == BlkType::kWrite && limits.read_only) {
-    return Answer(type, BlkStatus::kIoError);
+    return Answer(type, BlkRefusal::kReadOnly);
   }
-  std::optional<Range> range = OnDisk(sector, length, limits);
-  if (!range.has_value() || length == 0) {
-    return Answer(type, BlkStatus::kIoError);
+  BlkRefusal refusal = CheckRange(sector, length, limits);
+  if (refusal == BlkRefusal::kNone && length == 0) {
+    refusal = BlkRefusal::kUnaligned;
   }
+  if (refusal != BlkRefusal::kNone) return Answer(type, refusal);
   BlkRequest request;
   request.type = type;
-  request.offset = range->offset;
-  request.length = range->length;
+  request.offset = sector * kBlkSectorSize;
+  request.length = length;
   return request;
 }
 
 BlkRequest ParseRanges(BlkType type, bool offered, uint64_t size,
                        const BlkLimits& limits) {
-  if (!offered) return Answer(type, BlkStatus::kUnsupported);
-  if (limits.read_only) return Answer(type, BlkStatus::kIoError);
+  if (!offered) return Answer(type, BlkRefusal::kUnsupported);
+  if (limits.read_only) return Answer(type, BlkRefusal::kReadOnly);
   if (size == 0 || size % kBlkSegmentSize != 0 ||
       size / kBlkSegmentSize > kBlkMaxSegments) {
-    return Answer(type, BlkStatus::kIoError);
+    return Answer(type, BlkRefusal::kMalformed);
   }
   BlkRequest request;
   request.type = type;
@@ -107,16 +111,16 @@ absl::StatusOr<BlkRequest> ParseBlkRequest(
     case kOut:
       return ParseTransfer(BlkType::kWrite, sector, out, limits);
     case kFlush:
-      return Answer(BlkType::kFlush, BlkStatus::kOk);
+      return Answer(BlkType::kFlush);
     case kGetId:
-      return Answer(BlkType::kGetId, BlkStatus::kOk);
+      return Answer(BlkType::kGetId);
     case kDiscard:
       return ParseRanges(BlkType::kDiscard, limits.discard, out, limits);
     case kWriteZeroes:
       return ParseRanges(BlkType::kWriteZeroes, limits.write_zeroes, out,
                          limits);
     default:
-      return Answer(BlkType::kRead, BlkStatus::kUnsupported);
+      return Answer(BlkType::kRead, BlkRefusal::kUnsupported);
   }
 }
 
@@ -132,15 +136,15 @@ BlkSegments ParseBlkSegments(BlkType type, absl::Span<const uint8_t> bytes,
     const uint32_t flags = base::LoadLe<uint32_t>(bytes.data() + 12);
     // Unknown flags, and unmap on a discard, are UNSUPP (virtio 1.3, 5.2.6.2).
     if ((flags & ~kUnmap) != 0 || (flags != 0 && !zeroes)) {
-      return {BlkStatus::kUnsupported, {}};
+      return RefuseSegments(BlkRefusal::kUnsupported);
     }
-    std::optional<Range> range =
-        OnDisk(sector, sectors * kBlkSectorSize, limits);
-    if (sectors > most || !range.has_value()) {
-      return {BlkStatus::kIoError, {}};
-    }
+    if (sectors > most) return RefuseSegments(BlkRefusal::kMalformed);
+    const uint64_t length = sectors * kBlkSectorSize;
+    const BlkRefusal refusal = CheckRange(sector, length, limits);
+    if (refusal != BlkRefusal::kNone) return RefuseSegments(refusal);
     if (sectors == 0) continue;
-    parsed.segments.push_back({range->offset, range->length, flags == kUnmap});
+    parsed.segments.push_back(
+        {sector * kBlkSectorSize, length, flags == kUnmap});
   }
   return parsed;
 }

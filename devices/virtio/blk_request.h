@@ -28,6 +28,17 @@ inline constexpr uint32_t kBlkMaxZeroSectors = 1u << 16;
 // The value of a request's last byte.
 enum class BlkStatus : uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };
 
+// Why a request is answered with an error before it reaches the disk.
+enum class BlkRefusal {
+  kNone,
+  kOffDisk,      // not all of it is on the disk
+  kUnaligned,    // not whole blocks, or nothing at all
+  kReadOnly,     // would change a disk that is read-only
+  kMalformed,    // segments: their number, or more sectors than were offered
+  kUnsupported,  // an unknown type or flag, or a type that was not offered
+};
+inline constexpr size_t kBlkRefusals = 6;
+
 enum class BlkType { kRead, kWrite, kFlush, kGetId, kDiscard, kWriteZeroes };
 
 // What a request is checked against.
@@ -49,6 +60,7 @@ struct BlkRequest {
   uint64_t length = 0;
   // kDiscard, kWriteZeroes: how many segments follow the header.
   uint32_t segments = 0;
+  BlkRefusal refusal = BlkRefusal::kNone;  // kNone with kOk only
 
   bool operator==(const BlkRequest&) const = default;
 };
@@ -72,6 +84,7 @@ struct BlkSegment {
 
 struct BlkSegments {
   BlkStatus status = BlkStatus::kOk;  // not kOk: do none of them
+  BlkRefusal refusal = BlkRefusal::kNone;
   std::vector<BlkSegment> segments;
 };
 

@@ -146,6 +146,29 @@ TEST(BlkSegmentsTest, AreRangesOfBytes) {
                                            BlkSegment{2040 * 512, 4096, true}));
 }
 
+TEST(BlkRequestTest, ARefusalHasAReason) {
+  EXPECT_EQ(Parse(kIn, 0, 0, 512).refusal, BlkRefusal::kNone);
+  EXPECT_EQ(Parse(kIn, 2048, 0, 512).refusal, BlkRefusal::kOffDisk);
+  EXPECT_EQ(Parse(kIn, 0, 0, 511).refusal, BlkRefusal::kUnaligned);
+  EXPECT_EQ(Parse(kIn, 0, 0, 0).refusal, BlkRefusal::kUnaligned);
+  EXPECT_EQ(Parse(kOut, 0, 512, 0, ReadOnly()).refusal, BlkRefusal::kReadOnly);
+  EXPECT_EQ(Parse(kZero, 0, 15, 0).refusal, BlkRefusal::kMalformed);
+  EXPECT_EQ(Parse(99, 0, 0, 512).refusal, BlkRefusal::kUnsupported);
+}
+
+TEST(BlkSegmentsTest, ARefusalHasAReason) {
+  auto refusal = [](BlkType type, std::vector<uint8_t> bytes) {
+    return ParseBlkSegments(type, bytes, Writable()).refusal;
+  };
+  EXPECT_EQ(refusal(BlkType::kDiscard, Segment(0, 1, 0)), BlkRefusal::kNone);
+  EXPECT_EQ(refusal(BlkType::kDiscard, Segment(2048, 1, 0)),
+            BlkRefusal::kOffDisk);
+  EXPECT_EQ(refusal(BlkType::kDiscard, Segment(0, 1, 1)),
+            BlkRefusal::kUnsupported);
+  EXPECT_EQ(refusal(BlkType::kWriteZeroes, Segment(0, UINT32_MAX, 0)),
+            BlkRefusal::kMalformed);
+}
+
 TEST(BlkSegmentsTest, OneBadOneSpoilsAll) {
   auto status = [](BlkType type, std::vector<uint8_t> bad,
                    BlkLimits limits = Writable()) {

@@ -28,7 +28,10 @@ BlkCounters BlkStats::Snapshot() const {
   counters.write_zeroes = of(BlkType::kWriteZeroes);
   counters.read_bytes = read_bytes_.value();
   counters.written_bytes = written_bytes_.value();
-  counters.refused = refused_.value();
+  for (size_t why = 0; why < kBlkRefusals; ++why) {
+    counters.refusals[why] = refusals_[why].value();
+    counters.refused += counters.refusals[why];
+  }
   counters.bounced = bounced_.value();
   base::MutexLock lock(&mutex_);
   counters.errors = errors_;

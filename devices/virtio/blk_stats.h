@@ -26,8 +26,10 @@ struct BlkCounters {
   uint64_t write_zeroes = 0;
   // Requests that the host's disk failed, by errno.
   std::map<int, uint64_t> errors;
-  // Requests that were answered with an error and never reached the disk.
+  // Requests that were answered with an error and never reached the disk: all,
+  // and by BlkRefusal.
   uint64_t refused = 0;
+  std::array<uint64_t, kBlkRefusals> refusals = {};
   // Times that a request had to wait for the rate limiter.
   uint64_t throttled = 0;
   // Requests whose buffers O_DIRECT could not have.
@@ -42,13 +44,14 @@ class BlkStats {
   void Done(const BlkRequest& request, bool bounced);
   // Returns true if it was the first with this errno.
   bool Failed(int error);
-  void Refused() { refused_.Add(); }
+  void Refused(BlkRefusal why) { refusals_[static_cast<size_t>(why)].Add(); }
   // All but throttled and in_flight.
   BlkCounters Snapshot() const;
 
  private:
   std::array<Counter, 6> requests_;  // by BlkType
-  Counter read_bytes_, written_bytes_, refused_, bounced_;
+  std::array<Counter, kBlkRefusals> refusals_;
+  Counter read_bytes_, written_bytes_, bounced_;
   mutable base::Mutex mutex_;
   std::map<int, uint64_t> errors_ ABSL_GUARDED_BY(mutex_);
 };

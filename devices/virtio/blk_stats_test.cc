@@ -28,7 +28,8 @@ TEST(BlkStatsTest, CountsByType) {
   stats.Done(Request(BlkType::kGetId), false);
   stats.Done(Request(BlkType::kDiscard), false);
   stats.Done(Request(BlkType::kWriteZeroes), false);
-  stats.Refused();
+  stats.Refused(BlkRefusal::kReadOnly);
+  stats.Refused(BlkRefusal::kUnsupported);
   BlkCounters counters = stats.Snapshot();
   EXPECT_EQ(counters.reads, 2u);
   EXPECT_EQ(counters.read_bytes, 1536u);
@@ -39,7 +40,8 @@ TEST(BlkStatsTest, CountsByType) {
   EXPECT_EQ(counters.discards, 1u);
   EXPECT_EQ(counters.write_zeroes, 1u);
   EXPECT_EQ(counters.bounced, 1u);
-  EXPECT_EQ(counters.refused, 1u);
+  EXPECT_EQ(counters.refused, 2u);
+  EXPECT_THAT(counters.refusals, ElementsAre(0, 0, 0, 1, 0, 1));
   EXPECT_TRUE(counters.errors.empty());
 }
 

@@ -253,6 +253,8 @@ TEST_F(BlkTest, RefusesWhatIsNotOnTheDiskOrUnknown) {
   EXPECT_EQ(Do(99, 0, "", 512), kUnsupported);
   EXPECT_EQ(Do(kTrim, 0, Segment(kSize / 512, 1)), kIoError);
   EXPECT_EQ(blk_->counters().refused, 5u);
+  // None, off the disk, not whole blocks, read-only, malformed, unsupported.
+  EXPECT_THAT(blk_->counters().refusals, ElementsAre(0, 3, 1, 0, 0, 1));
   EXPECT_TRUE(blk_->counters().errors.empty());
   EXPECT_EQ(image_.Read(0, kSize), content_);
 }
@@ -398,6 +400,28 @@ TEST_F(BlkTest, ResetWaitsForWhatIsInFlight) {
   EXPECT_EQ(blk_->counters().in_flight, 0u);
   ASSERT_OK(driver_->Activate());
   EXPECT_EQ(DoRead(0, 512), content_.substr(0, 512));
+}
+
+TEST_F(BlkTest, ResetGivesUpZeroesThatHaveNotBegun) {
+  StartFaulty();
+  fault_.Hold();
+  Request read = Make(kIn, 0, "", 512);
+  Offer(read);
+  Request zero = Make(kZero, 0, Segment(0, 8) + Segment(16, 8));
+  Offer(zero);
+  Offer(Make(kTrim, 0, Segment(32, 8)));
+  ASSERT_TRUE(fault_.WaitForHeld(3));
+  std::promise<void> done;
+  blk_->Reset([&] { done.set_value(); });
+  ASSERT_TRUE(fault_.WaitForHeld(1));  // the read, which is waited for
+  fault_.Release();
+  done.get_future().wait();
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  EXPECT_EQ(Read(zero.status), kPending);
+  EXPECT_EQ(image_.Read(0, kSize), content_);
+  EXPECT_EQ(fault_.log().size(), 3u);
+  EXPECT_TRUE(blk_->counters().errors.empty());
+  EXPECT_EQ(blk_->counters().in_flight, 0u);
 }
 
 TEST_F(BlkTest, ResetOfAnInactiveDeviceIsDoneAtOnce) {

@@ -37,6 +37,9 @@ class DiskEngine {
   virtual void Submit(DiskOp* op) = 0;
   // Starts what was submitted. Not needed within the client's callbacks.
   virtual void Commit() = 0;
+  // Gives up the discards and zeroes that have not begun: the client hears of
+  // them later, with ECANCELED. Everything else goes on.
+  virtual void CancelSlow() = 0;
 };
 
 enum class DiskEngineKind {

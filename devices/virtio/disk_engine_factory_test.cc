@@ -193,6 +193,31 @@ TEST_P(DiskEngineTest, DiscardsAndZeroes) {
             DiskTestPattern(65536, 4).substr(36864, 512));
 }
 
+TEST_P(DiskEngineTest, GivesUpSlowOperationsThatHaveNotBegun) {
+  std::promise<void> open;
+  std::shared_future<void> gate = open.get_future().share();
+  auto engine = CreateDiskEngine({GetParam(), [gate] { gate.wait(); }},
+                                 worker_->loop(), recorder_);
+  ASSERT_OK(engine);
+  image_.Write(0, DiskTestPattern(65536, 5));
+  DiskOp zero = Op(DiskOp::Kind::kWriteZeroes, 0, 4096);
+  DiskOp discard = Op(DiskOp::Kind::kDiscard, 4096, 4096);
+  std::string bytes(4096, '!');
+  DiskOp read = Op(DiskOp::Kind::kRead, 8192, bytes);
+  worker_->loop().Post([&] {
+    for (DiskOp* op : {&zero, &discard, &read}) (*engine)->Submit(op);
+    (*engine)->Commit();
+    (*engine)->CancelSlow();
+  });
+  EXPECT_EQ(recorder_.Wait(&zero), ECANCELED);
+  EXPECT_EQ(recorder_.Wait(&discard), ECANCELED);
+  open.set_value();
+  EXPECT_EQ(recorder_.Wait(&read), 0);
+  EXPECT_EQ(image_.Read(0, 65536), DiskTestPattern(65536, 5));
+  EXPECT_EQ(bytes, DiskTestPattern(65536, 5).substr(8192, 4096));
+  worker_->Stop();  // before the engine goes
+}
+
 TEST_P(DiskEngineTest, ReportsErrorsOfTheHost) {
   file_.reset();
   file_ = image_.Open(/*read_only=*/true);

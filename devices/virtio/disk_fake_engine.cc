@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/devices/virtio/disk_fake_engine.h"
 
+#include <cerrno>
 #include <chrono>
 #include <utility>
 
@@ -73,6 +74,19 @@ void DiskFakeEngine::Submit(DiskOp* op) {
   } else {
     Finish({op});
   }
+}
+
+void DiskFakeEngine::CancelSlow() {
+  base::MutexLock lock(&fault_.mutex_);
+  std::vector<DiskOp*> slow, kept;
+  for (DiskOp* op : fault_.held_) {
+    (IsSlow(op->kind) ? slow : kept).push_back(op);
+  }
+  fault_.held_.swap(kept);
+  fault_.changed_.SignalAll();
+  loop_.Post([this, slow] {
+    for (DiskOp* op : slow) client_.OnDiskOpDone(op, ECANCELED);
+  });
 }
 
 void DiskFakeEngine::Finish(const std::vector<DiskOp*>& ops) {

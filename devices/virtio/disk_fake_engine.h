@@ -53,6 +53,7 @@ class DiskFakeEngine : public DiskEngine {
   absl::string_view name() const override { return "fake"; }
   void Submit(DiskOp* op) override;
   void Commit() override {}
+  void CancelSlow() override;
 
  private:
   friend class DiskFault;

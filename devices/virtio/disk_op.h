@@ -34,6 +34,11 @@ struct DiskOp {
   int early_error = 0;
 };
 
+// Discards and zeroes: the host may take its time over them.
+inline bool IsSlow(DiskOp::Kind kind) {
+  return kind == DiskOp::Kind::kDiscard || kind == DiskOp::Kind::kWriteZeroes;
+}
+
 // What became of one attempt at a transfer.
 struct DiskProgress {
   bool done = false;

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 
+#include <cerrno>
 #include <system_error>
 
 #include "cloister/base/status_macros.h"
@@ -45,6 +46,22 @@ void DiskThreadEngine::Submit(DiskOp* op) {
     waiting_.push_back(op);
   }
   work_.Signal();
+}
+
+void DiskThreadEngine::CancelSlow() {
+  {
+    base::MutexLock lock(&mutex_);
+    std::deque<DiskOp*> kept;
+    for (DiskOp* op : waiting_) {
+      if (IsSlow(op->kind)) {
+        done_.emplace_back(op, ECANCELED);
+      } else {
+        kept.push_back(op);
+      }
+    }
+    waiting_.swap(kept);
+  }
+  done_event_.Signal();
 }
 
 void DiskThreadEngine::Work() {

@@ -33,6 +33,7 @@ class DiskThreadEngine : public DiskEngine {
   absl::string_view name() const override { return "threads"; }
   void Submit(DiskOp* op) override;
   void Commit() override {}
+  void CancelSlow() override;
 
  private:
   DiskThreadEngine(base::EventLoop& loop, Client& client, base::EventFd done)

@@ -28,10 +28,6 @@ bool KnowsOperations(struct io_uring& ring) {
   return all;
 }
 
-bool IsSlow(DiskOp::Kind kind) {
-  return kind == DiskOp::Kind::kDiscard || kind == DiskOp::Kind::kWriteZeroes;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DiskEngine>> DiskUringEngine::Create(

@@ -32,6 +32,7 @@ class DiskUringEngine : public DiskEngine {
   absl::string_view name() const override { return "io_uring"; }
   void Submit(DiskOp* op) override;
   void Commit() override;
+  void CancelSlow() override { slow_->CancelSlow(); }
 
  private:
   DiskUringEngine(base::EventLoop& loop, Client& client)
