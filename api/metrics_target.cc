@@ -49,15 +49,22 @@ absl::Status MetricsTarget::Write(const MetricsSnapshot& snapshot) {
           .count();
   base::MutexLock lock(&mutex_);
   if (file_ == nullptr) return NotOpen();
-  Json line = MetricsLine(snapshot, utc_ms, last_totals_.get());
+  // The rest of a line goes before the next; what does not fit at all, with its
+  // differences, goes into a later one.
+  rest_.erase(0, file_->Offer(rest_));
+  Json totals = *last_totals_;
+  Json line = MetricsLine(snapshot, utc_ms, &totals);
   if (target_->value("emit_id", false)) line["id"] = snapshot.id;
   if (target_->contains("properties")) {
     line["properties"] = (*target_)["properties"];
   }
   const std::string text = JsonText(line) + "\n";
-  if (file_->Write(text) != text.size()) {
+  const size_t taken = rest_.empty() ? file_->Offer(text) : 0;
+  if (taken == 0) {
     return absl::UnavailableError("metrics_path: has no room");
   }
+  *last_totals_ = std::move(totals);
+  rest_ = text.substr(taken);
   return absl::OkStatus();
 }
 

@@ -39,6 +39,8 @@ class MetricsTarget {
   std::unique_ptr<OutputFile> file_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Json> target_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Json> last_totals_ ABSL_GUARDED_BY(mutex_);
+  // Of a line that a pipe had no room for.
+  std::string rest_ ABSL_GUARDED_BY(mutex_);
   std::chrono::steady_clock::time_point next_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/api/metrics_target.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -80,6 +86,52 @@ TEST(MetricsTargetTest, IsDueOnceAMinute) {
   EXPECT_TRUE(target.IsDue(now + std::chrono::seconds(61)));
   EXPECT_FALSE(target.IsDue(now + std::chrono::seconds(62)));
   EXPECT_TRUE(target.IsDue(now + std::chrono::seconds(121)));
+}
+
+// Lines longer than PIPE_BUF may be taken in part (pipe(7)).
+TEST(MetricsTargetTest, ASlowReaderOfAPipeGetsWholeLinesAndLosesNoCount) {
+  const std::string path = absl::StrCat(::testing::TempDir(), "/pipe");
+  ::unlink(path.c_str());
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  base::UniqueFd reader(
+      ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  ASSERT_TRUE(reader.valid());
+  ASSERT_GT(::fcntl(reader.get(), F_SETPIPE_SZ, 8192), 0);
+  MetricsTarget target;
+  ASSERT_OK(target.Open({{"metrics_path", path},
+                         {"properties", {{"p", std::string(6000, 'p')}}}}));
+  ApiCounters counters;
+  MetricsSnapshot snapshot;
+  snapshot.api = &counters;
+  snapshot.machine.vcpus.push_back({.name = "0", .counters = {{"halt", 0}}});
+  uint64_t& halts = snapshot.machine.vcpus[0].counters[0].second;
+  std::string text;
+  auto take = [&](size_t most) {
+    std::string part(most, 0);
+    const ssize_t got = ::read(reader.get(), part.data(), part.size());
+    if (got > 0) text.append(part, 0, got);
+  };
+  int refused = 0;
+  for (int i = 0; i < 50; ++i) {
+    ++halts;
+    if (!target.Write(snapshot).ok()) ++refused;
+    take(3000);
+  }
+  EXPECT_GT(refused, 0);
+  for (take(1 << 16); !target.Write(snapshot).ok();) take(1 << 16);
+  for (int i = 0; i < 3; ++i) {
+    take(1 << 16);
+    (void)target.Write(snapshot).ok();  // what is left of the line before
+  }
+  uint64_t counted = 0;
+  std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  lines.pop_back();  // the last may be cut
+  for (const std::string& line : lines) {
+    const Json json = Json::parse(line, nullptr, false);
+    ASSERT_FALSE(json.is_discarded()) << line;
+    counted += json["vcpu"]["exit_halt"].get<uint64_t>();
+  }
+  EXPECT_EQ(counted, 50u);
 }
 
 TEST(MetricsTargetTest, AFullDeviceIsSaid) {

@@ -34,11 +34,15 @@ absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Open(
 }
 
 size_t OutputFile::Write(absl::string_view text) {
-  const ssize_t written = base::RetryOnEintr(
-      [&] { return ::write(fd_.get(), text.data(), text.size()); });
-  const size_t taken = written < 0 ? 0 : static_cast<size_t>(written);
+  const size_t taken = Offer(text);
   dropped_ += text.size() - taken;
   return taken;
+}
+
+size_t OutputFile::Offer(absl::string_view text) {
+  const ssize_t written = base::RetryOnEintr(
+      [&] { return ::write(fd_.get(), text.data(), text.size()); });
+  return written < 0 ? 0 : static_cast<size_t>(written);
 }
 
 }  // namespace cloister::api

@@ -24,8 +24,10 @@ class OutputFile {
   static absl::StatusOr<std::unique_ptr<OutputFile>> Open(
       const std::string& path);
 
-  // Returns how many bytes were taken.
+  // Returns how many bytes were taken; the others are dropped.
   size_t Write(absl::string_view text);
+  // Returns how many bytes were taken; the caller keeps the others.
+  size_t Offer(absl::string_view text);
   uint64_t dropped_bytes() const { return dropped_.load(); }
 
  private:
