@@ -43,8 +43,8 @@ struct ConfidentialConfig {
   // Part of the launch digest. With kAuto a host without VMMCALL makes it
   // kFault, and says so; with a backend asked for by name it refuses instead.
   ConversionReports reports = ConversionReports::kHypercall;
-  // 64 hexadecimal digits: a VM with another launch digest, or with none, is not
-  // built. Empty: any.
+  // 64 hexadecimal digits: a VM with another launch digest, or with none, is
+  // not built. Empty: any.
   std::string expected_digest;
   // What a guest's conversions may do: limits, and whether those that no
   // hypercall reports are allowed. Linux needs those early on.
