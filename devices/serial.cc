@@ -333,8 +333,8 @@ void Serial::OnSinkWritable() {
 }
 
 Serial::Counters Serial::counters() const {
-  base::MutexLock lock(&mutex_);
-  return counters_;
+  return {counters_.tx_bytes.load(), counters_.rx_bytes.load(),
+          counters_.overruns.load(), counters_.tx_dropped.load()};
 }
 
 }  // namespace cloister::devices

@@ -3,6 +3,7 @@
 #define CLOISTER_DEVICES_SERIAL_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -75,6 +76,7 @@ class Serial : public BusDevice {
   // Tries again to send what the sink had refused.
   void OnSinkWritable();
 
+  // Never waits, whatever the sink does.
   Counters counters() const;
 
  private:
@@ -128,7 +130,13 @@ class Serial : public BusDevice {
   bool thre_pending_ ABSL_GUARDED_BY(mutex_) = false;
   bool room_wanted_ ABSL_GUARDED_BY(mutex_) = false;
   bool irq_level_ ABSL_GUARDED_BY(mutex_) = false;
-  Counters counters_ ABSL_GUARDED_BY(mutex_);
+  // Changed with the lock held, read without it: a sink may take its time.
+  struct {
+    std::atomic<uint64_t> tx_bytes{0};
+    std::atomic<uint64_t> rx_bytes{0};
+    std::atomic<uint64_t> overruns{0};
+    std::atomic<uint64_t> tx_dropped{0};
+  } counters_;
 };
 
 }  // namespace cloister::devices

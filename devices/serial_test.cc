@@ -420,5 +420,47 @@ TEST_F(SerialTest, EchoLosesNothingUnderConcurrency) {
   EXPECT_EQ(irq_.redundant(), 0);
 }
 
+// A sink that waits, as a file on a disk that hangs does.
+class StuckSink : public SerialSink {
+ public:
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    base::MutexLock lock(&mutex_);
+    waiting_ = true;
+    changed_.SignalAll();
+    while (!released_) changed_.Wait(&mutex_);
+    return bytes.size();
+  }
+  void AwaitWriter() {
+    base::MutexLock lock(&mutex_);
+    while (!waiting_) changed_.Wait(&mutex_);
+  }
+  void Release() {
+    base::MutexLock lock(&mutex_);
+    released_ = true;
+    changed_.SignalAll();
+  }
+
+ private:
+  base::Mutex mutex_;
+  base::CondVar changed_;
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+TEST(SerialCountersTest, AreThereWhileTheSinkIsStuck) {
+  StuckSink sink;
+  FakeIrqLine irq;
+  Serial serial({"ttyS0", nullptr}, sink, irq);
+  std::thread vcpu([&] {
+    const uint8_t byte = 'x';
+    serial.Write(kData, absl::MakeConstSpan(&byte, 1));
+  });
+  sink.AwaitWriter();
+  EXPECT_EQ(serial.counters().tx_bytes, 0u);
+  sink.Release();
+  vcpu.join();
+  EXPECT_EQ(serial.counters().tx_bytes, 1u);
+}
+
 }  // namespace
 }  // namespace cloister::devices
