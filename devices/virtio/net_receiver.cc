@@ -82,9 +82,7 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
   ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
   if (!popped) return Step::kWait;
   if (!limiter_->Take(0)) {  // one packet, of any size
-    queue.Unpop(std::move(chains_.back()));
-    chains_.clear();
-    capacity_ = 0;
+    UnpopChains(queue);
     wait_ = Wait::kLimiter;
     return Step::kWait;
   }
@@ -100,9 +98,7 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
   if (got < static_cast<ssize_t>(NetHeader::kSize)) {
     limiter_->Return(0);
     const int error = got < 0 ? errno : EIO;
-    queue.Unpop(std::move(chains_.back()));
-    chains_.clear();
-    capacity_ = 0;
+    UnpopChains(queue);
     return OnError(error);
   }
   size_ = got;
@@ -183,12 +179,29 @@ absl::Status NetReceiver::PushAll(Queue& queue) {
   uint8_t count[2];
   base::StoreLe<uint16_t>(count, static_cast<uint16_t>(chains_.size()));
   RETURN_IF_ERROR(chains_[0].Write(NetHeader::kNumBuffersOffset, count));
+  return PushChains(queue, written);
+}
+
+// All at once: a driver that saw some of the buffers of a packet would take the
+// others for packets of their own.
+absl::Status NetReceiver::PushChains(Queue& queue,
+                                     absl::Span<const uint32_t> written) {
+  std::vector<UsedChain> used;
+  used.reserve(chains_.size());
   for (size_t i = 0; i < chains_.size(); ++i) {
-    RETURN_IF_ERROR(queue.Push(std::move(chains_[i]), written[i]));
+    used.push_back({std::move(chains_[i]), written[i]});
   }
   chains_.clear();
   capacity_ = 0;
-  return absl::OkStatus();
+  return queue.PushAll(absl::MakeSpan(used));
+}
+
+void NetReceiver::UnpopChains(Queue& queue) {
+  while (!chains_.empty()) {
+    queue.Unpop(std::move(chains_.back()));
+    chains_.pop_back();
+  }
+  capacity_ = 0;
 }
 
 absl::Status NetReceiver::DropPacket(Queue& queue) {
@@ -196,15 +209,10 @@ absl::Status NetReceiver::DropPacket(Queue& queue) {
   size_ = direct_ = 0;
   admitted_ = false;
   if (chains_.size() == 1) {
-    queue.Unpop(std::move(chains_.back()));
-    chains_.clear();
+    UnpopChains(queue);
+    return absl::OkStatus();
   }
-  for (Chain& chain : chains_) {
-    RETURN_IF_ERROR(queue.Push(std::move(chain), 0));
-  }
-  chains_.clear();
-  capacity_ = 0;
-  return absl::OkStatus();
+  return PushChains(queue, std::vector<uint32_t>(chains_.size(), 0));
 }
 
 }  // namespace cloister::devices::virtio

@@ -143,6 +143,22 @@ TEST_P(NetTest, SendsAPacketBehindACopyOfItsHeader) {
   EXPECT_EQ(ram_.LeasedBytes(), 0u);
 }
 
+TEST_P(NetTest, SendsAPacketWithoutTheFlagsThatItDoesNotKnow) {
+  Make();
+  NetHeader header;
+  header.flags = 0xfe;
+  EXPECT_THAT(Send(header, Payload(100)), IsOkAndHolds(0u));
+  header.flags = 0;
+  EXPECT_EQ(wire().Take(), Bytes(header) + Payload(100));
+  header.flags = 0xff;
+  header.csum_start = 34;
+  header.csum_offset = 16;
+  EXPECT_THAT(Send(header, Payload(100)), IsOkAndHolds(0u));
+  header.flags = NetHeader::kNeedsCsum;
+  EXPECT_EQ(wire().Take(), Bytes(header) + Payload(100));
+  EXPECT_EQ(counters().tx_dropped_malformed.value(), 0u);
+}
+
 TEST_P(NetTest, KeepsTheOrderOfManyPackets) {
   Make();
   for (int i = 0; i < 300; ++i) {
