@@ -78,7 +78,7 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveOne(Queue& queue) {
 }
 
 absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
-  // Chains are kept for a packet that came; there is none.
+  // No packet is on its way: no chains are held.
   ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
   if (!popped) return Step::kWait;
   if (!limiter_->Take(0)) {  // one packet, of any size
@@ -93,7 +93,8 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
     return MakeQueueError(QueueError::kBadRequest,
                           "a receive buffer of too many pieces");
   }
-  iovecs.push_back({overflow_.data(), overflow_.size()});
+  // No packet is longer than what has room here.
+  iovecs.push_back({overflow_.data(), overflow_.size() - direct_room});
   const ssize_t got = port_.Receive(iovecs);
   if (got < static_cast<ssize_t>(NetHeader::kSize)) {
     limiter_->Return(0);
@@ -152,6 +153,7 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::Deliver(Queue& queue) {
     ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
     if (!popped) {
       counters_.rx_no_buffers.Add();
+      RETURN_IF_ERROR(TakeBack(queue));
       return Step::kWait;
     }
   }
@@ -194,6 +196,22 @@ absl::Status NetReceiver::PushChains(Queue& queue,
   chains_.clear();
   capacity_ = 0;
   return queue.PushAll(absl::MakeSpan(used));
+}
+
+// While a packet waits for buffers nothing of the host touches those that are
+// there: they go back, and what is in them comes here. The guest may have
+// changed it meanwhile; it is the guest's packet.
+absl::Status NetReceiver::TakeBack(Queue& queue) {
+  if (direct_ > 0) {
+    const size_t rest = size_ - direct_;
+    std::copy_backward(overflow_.begin(), overflow_.begin() + rest,
+                       overflow_.begin() + size_);
+    RETURN_IF_ERROR(
+        chains_[0].ReadBack(0, absl::MakeSpan(overflow_).subspan(0, direct_)));
+    direct_ = 0;
+  }
+  UnpopChains(queue);
+  return absl::OkStatus();
 }
 
 void NetReceiver::UnpopChains(Queue& queue) {

@@ -62,6 +62,7 @@ class NetReceiver {
   absl::StatusOr<Step> Deliver(Queue& queue);
   absl::Status PushAll(Queue& queue);
   absl::Status PushChains(Queue& queue, absl::Span<const uint32_t> written);
+  absl::Status TakeBack(Queue& queue);
   void UnpopChains(Queue& queue);
   absl::Status DropPacket(Queue& queue);
   absl::StatusOr<bool> PopBuffer(Queue& queue);

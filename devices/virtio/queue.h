@@ -49,6 +49,10 @@ class Chain {
   absl::Status Read(uint64_t offset, absl::Span<uint8_t> to) const;
   absl::Status Write(uint64_t offset, absl::Span<const uint8_t> from) const;
 
+  // Copies bytes of the writable part: what the device put there, if the driver
+  // left it alone.
+  absl::Status ReadBack(uint64_t offset, absl::Span<uint8_t> to) const;
+
   // The host's addresses of [offset, offset + size) of either part, for vector
   // I/O that ends before this object does. OutOfRange as above.
   absl::StatusOr<std::vector<struct iovec>> ReadableIovecs(uint64_t offset,

@@ -39,7 +39,7 @@ class Stepper {
  public:
   static void Run(const std::function<void()>& act,
                   const std::function<void()>& look) {
-#ifndef ABSL_HAVE_THREAD_SANITIZER
+#ifndef __SANITIZE_THREAD__
     look_ = &look;
     struct sigaction action = {};
     struct sigaction before;
@@ -144,6 +144,8 @@ TEST_P(QueueTest, CarriesARequestThereAndBack) {
   EXPECT_EQ(std::string(read.begin(), read.end()), "adta");
   const std::vector<uint8_t> written = {'a', 'b', 'c', 'd', 'e'};
   ASSERT_OK(chain.Write(1, written));
+  ASSERT_OK(chain.ReadBack(2, absl::MakeSpan(read)));
+  EXPECT_EQ(std::string(read.begin(), read.end()), "bcde");
   ASSERT_OK(queue_->Push(std::move(chain), 6));
   std::optional<DriverFake::Used> used = driver_->PopUsed();
   ASSERT_TRUE(used.has_value());
