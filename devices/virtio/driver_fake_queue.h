@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "cloister/devices/virtio/queue.h"
 
 namespace cloister::devices::virtio {
@@ -54,8 +55,8 @@ class LateQueue : public Queue {
     return queue_->PopUnleased();
   }
   void Unpop(Chain chain) override { queue_->Unpop(std::move(chain)); }
-  absl::Status Push(Chain chain, uint32_t written) override {
-    return queue_->Push(std::move(chain), written);
+  absl::Status PushAll(absl::Span<UsedChain> used) override {
+    return queue_->PushAll(used);
   }
   absl::StatusOr<bool> NeedsInterrupt() override {
     return queue_->NeedsInterrupt();

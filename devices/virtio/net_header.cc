@@ -50,7 +50,7 @@ bool SegmentationIsValid(const NetHeader& header, uint64_t features,
 
 NetHeader NetHeader::Parse(const std::array<uint8_t, kSize>& bytes) {
   NetHeader header;
-  header.flags = bytes[0];
+  header.flags = bytes[0] & kNeedsCsum;
   header.gso_type = bytes[1];
   header.hdr_len = base::LoadLe<uint16_t>(&bytes[2]);
   header.gso_size = base::LoadLe<uint16_t>(&bytes[4]);

@@ -49,6 +49,8 @@ struct NetHeader {
   uint16_t csum_offset = 0;
   uint16_t num_buffers = 0;
 
+  // Of a driver's packet. Flags that are not for a device to know are taken for
+  // unset, as section 5.1.6.2.1 asks: so they never reach the host either.
   static NetHeader Parse(const std::array<uint8_t, kSize>& bytes);
   std::array<uint8_t, kSize> Serialize() const;
 };

@@ -51,9 +51,19 @@ TEST(NetHeaderTest, WantsAChecksumInsideThePacketAndNegotiated) {
   NetHeader header = Checksum();
   header.csum_start = header.csum_offset = 0xffff;
   EXPECT_FALSE(NetHeaderIsValid(header, kAll, kNetMaxPacket));
-  header = Plain();
-  header.flags = 2;  // DATA_VALID is the device's to say
-  EXPECT_FALSE(NetHeaderIsValid(header, kAll, 100));
+}
+
+TEST(NetHeaderTest, DoesNotSeeFlagsThatAreNotForTheDevice) {
+  std::array<uint8_t, NetHeader::kSize> bytes = Checksum().Serialize();
+  bytes[0] = 0xff;  // DATA_VALID and RSC_INFO among them
+  NetHeader header = NetHeader::Parse(bytes);
+  EXPECT_EQ(header.flags, NetHeader::kNeedsCsum);
+  EXPECT_TRUE(NetHeaderIsValid(header, kAll, 52));
+  EXPECT_FALSE(NetHeaderIsValid(header, Without(kNetCsum), 52));
+  bytes[0] = 0xfe;
+  header = NetHeader::Parse(bytes);
+  EXPECT_EQ(header.flags, 0);
+  EXPECT_TRUE(NetHeaderIsValid(header, 0, 52));
 }
 
 TEST(NetHeaderTest, WantsEachKindOfSegmentationNegotiated) {

@@ -78,13 +78,11 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveOne(Queue& queue) {
 }
 
 absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
-  // Chains are kept for a packet that came; there is none.
+  // No packet is on its way: no chains are held.
   ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
   if (!popped) return Step::kWait;
   if (!limiter_->Take(0)) {  // one packet, of any size
-    queue.Unpop(std::move(chains_.back()));
-    chains_.clear();
-    capacity_ = 0;
+    UnpopChains(queue);
     wait_ = Wait::kLimiter;
     return Step::kWait;
   }
@@ -95,14 +93,13 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
     return MakeQueueError(QueueError::kBadRequest,
                           "a receive buffer of too many pieces");
   }
-  iovecs.push_back({overflow_.data(), overflow_.size()});
+  // No packet is longer than what has room here.
+  iovecs.push_back({overflow_.data(), overflow_.size() - direct_room});
   const ssize_t got = port_.Receive(iovecs);
   if (got < static_cast<ssize_t>(NetHeader::kSize)) {
     limiter_->Return(0);
     const int error = got < 0 ? errno : EIO;
-    queue.Unpop(std::move(chains_.back()));
-    chains_.clear();
-    capacity_ = 0;
+    UnpopChains(queue);
     return OnError(error);
   }
   size_ = got;
@@ -156,6 +153,7 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::Deliver(Queue& queue) {
     ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
     if (!popped) {
       counters_.rx_no_buffers.Add();
+      RETURN_IF_ERROR(TakeBack(queue));
       return Step::kWait;
     }
   }
@@ -183,12 +181,45 @@ absl::Status NetReceiver::PushAll(Queue& queue) {
   uint8_t count[2];
   base::StoreLe<uint16_t>(count, static_cast<uint16_t>(chains_.size()));
   RETURN_IF_ERROR(chains_[0].Write(NetHeader::kNumBuffersOffset, count));
+  return PushChains(queue, written);
+}
+
+// All at once: a driver that saw some of the buffers of a packet would take the
+// others for packets of their own.
+absl::Status NetReceiver::PushChains(Queue& queue,
+                                     absl::Span<const uint32_t> written) {
+  std::vector<UsedChain> used;
+  used.reserve(chains_.size());
   for (size_t i = 0; i < chains_.size(); ++i) {
-    RETURN_IF_ERROR(queue.Push(std::move(chains_[i]), written[i]));
+    used.push_back({std::move(chains_[i]), written[i]});
   }
   chains_.clear();
   capacity_ = 0;
+  return queue.PushAll(absl::MakeSpan(used));
+}
+
+// While a packet waits for buffers nothing of the host touches those that are
+// there: they go back, and what is in them comes here. The guest may have
+// changed it meanwhile; it is the guest's packet.
+absl::Status NetReceiver::TakeBack(Queue& queue) {
+  if (direct_ > 0) {
+    const size_t rest = size_ - direct_;
+    std::copy_backward(overflow_.begin(), overflow_.begin() + rest,
+                       overflow_.begin() + size_);
+    RETURN_IF_ERROR(
+        chains_[0].ReadBack(0, absl::MakeSpan(overflow_).subspan(0, direct_)));
+    direct_ = 0;
+  }
+  UnpopChains(queue);
   return absl::OkStatus();
+}
+
+void NetReceiver::UnpopChains(Queue& queue) {
+  while (!chains_.empty()) {
+    queue.Unpop(std::move(chains_.back()));
+    chains_.pop_back();
+  }
+  capacity_ = 0;
 }
 
 absl::Status NetReceiver::DropPacket(Queue& queue) {
@@ -196,15 +227,10 @@ absl::Status NetReceiver::DropPacket(Queue& queue) {
   size_ = direct_ = 0;
   admitted_ = false;
   if (chains_.size() == 1) {
-    queue.Unpop(std::move(chains_.back()));
-    chains_.clear();
+    UnpopChains(queue);
+    return absl::OkStatus();
   }
-  for (Chain& chain : chains_) {
-    RETURN_IF_ERROR(queue.Push(std::move(chain), 0));
-  }
-  chains_.clear();
-  capacity_ = 0;
-  return absl::OkStatus();
+  return PushChains(queue, std::vector<uint32_t>(chains_.size(), 0));
 }
 
 }  // namespace cloister::devices::virtio

@@ -61,6 +61,9 @@ class NetReceiver {
   // Brings the packet on its way into buffers of the driver.
   absl::StatusOr<Step> Deliver(Queue& queue);
   absl::Status PushAll(Queue& queue);
+  absl::Status PushChains(Queue& queue, absl::Span<const uint32_t> written);
+  absl::Status TakeBack(Queue& queue);
+  void UnpopChains(Queue& queue);
   absl::Status DropPacket(Queue& queue);
   absl::StatusOr<bool> PopBuffer(Queue& queue);
   bool Mergeable() const { return runner_.Has(kNetMrgRxbuf); }

@@ -143,6 +143,22 @@ TEST_P(NetTest, SendsAPacketBehindACopyOfItsHeader) {
   EXPECT_EQ(ram_.LeasedBytes(), 0u);
 }
 
+TEST_P(NetTest, SendsAPacketWithoutTheFlagsThatItDoesNotKnow) {
+  Make();
+  NetHeader header;
+  header.flags = 0xfe;
+  EXPECT_THAT(Send(header, Payload(100)), IsOkAndHolds(0u));
+  header.flags = 0;
+  EXPECT_EQ(wire().Take(), Bytes(header) + Payload(100));
+  header.flags = 0xff;
+  header.csum_start = 34;
+  header.csum_offset = 16;
+  EXPECT_THAT(Send(header, Payload(100)), IsOkAndHolds(0u));
+  header.flags = NetHeader::kNeedsCsum;
+  EXPECT_EQ(wire().Take(), Bytes(header) + Payload(100));
+  EXPECT_EQ(counters().tx_dropped_malformed.value(), 0u);
+}
+
 TEST_P(NetTest, KeepsTheOrderOfManyPackets) {
   Make();
   for (int i = 0; i < 300; ++i) {
@@ -216,15 +232,43 @@ TEST_P(NetTest, SpreadsALargePacketOverSeveralBuffers) {
 
 TEST_P(NetTest, WaitsForTheBuffersThatAPacketNeeds) {
   Make();
-  OfferRx(1000);
+  std::vector<Buffer> buffers = {OfferRx(1000)};
   ASSERT_TRUE(wire().Put({}, Payload(2500)));
-  ASSERT_TRUE(Eventually([&] { return counters().rx_no_buffers.value() > 0; }));
-  EXPECT_FALSE(driver_->queue(kRx).HasUsed());
-  OfferRx(1000);
-  OfferRx(1000);
-  for (int i = 0; i < 3; ++i) ASSERT_OK(driver_->WaitUsed(kRx));
+  // The host touches none of them while it waits, and holds none.
+  for (uint64_t waits : {1, 2}) {
+    ASSERT_TRUE(Eventually([&] {
+      return counters().rx_no_buffers.value() >= waits &&
+             ram_.LeasedBytes() == 0;
+    }));
+    EXPECT_FALSE(driver_->queue(kRx).HasUsed());
+    buffers.push_back(OfferRx(1000));
+  }
+  std::string received;
+  for (const Buffer& buffer : buffers) {
+    ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+    received += ram_.String(buffer.address, used.written);
+  }
+  NetHeader header;
+  header.num_buffers = 3;
+  EXPECT_EQ(received, Bytes(header) + Payload(2500));
   EXPECT_EQ(counters().rx_packets.value(), 1u);
   EXPECT_EQ(counters().rx_dropped_too_long.value(), 0u);
+}
+
+TEST_P(NetTest, ABufferThatIsTakenAwayWhileAPacketWaitsNeedsAReset) {
+  Make();
+  const Buffer buffer = {ram_.AllocPages(1), 1000, true};
+  ASSERT_TRUE(driver_->queue(kRx).Offer({{buffer}}).has_value());
+  driver_->Kick(kRx);
+  ASSERT_TRUE(wire().Put({}, Payload(1500)));
+  ASSERT_TRUE(Eventually([&] {
+    return counters().rx_no_buffers.value() > 0 && ram_.LeasedBytes() == 0;
+  }));
+  ram_.SetState(buffer.address, 1, PageState::kPrivate);
+  OfferRx(1000);
+  ASSERT_TRUE(driver_->interrupts().WaitForReset());
+  EXPECT_EQ(QueueErrorOf(*driver_->interrupts().reset_reason()),
+            QueueError::kBufferNotShared);
 }
 
 TEST_P(NetTest, DropsWhatOneBufferCannotHoldWithoutMerging) {

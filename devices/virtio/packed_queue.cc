@@ -74,7 +74,8 @@ absl::StatusOr<std::optional<Chain>> PackedQueue::Pop() {
   ASSIGN_OR_RETURN(Chain chain, Build(ring));
   next_.Advance(chain.descriptors_, size_);
   taken_ += chain.descriptors_;
-  unpopped_ = 0;
+  // A driver may have changed what it offered before: no more than all.
+  unpopped_ -= std::min(unpopped_, chain.descriptors_);
   return std::optional<Chain>(std::move(chain));
 }
 
@@ -86,10 +87,11 @@ absl::StatusOr<std::optional<Chain>> PackedQueue::PopUnleased() {
 }
 
 void PackedQueue::Unpop(Chain chain) {
-  unpopped_ = chain.descriptors_;
+  const uint16_t descriptors = chain.descriptors_;
   { Chain dropped = std::move(chain); }
-  next_.Retreat(unpopped_, size_);
-  taken_ -= unpopped_;
+  next_.Retreat(descriptors, size_);
+  taken_ -= descriptors;
+  unpopped_ += descriptors;
 }
 
 PackedQueue::Position PackedQueue::Unseen() const {
@@ -130,21 +132,37 @@ absl::StatusOr<Chain> PackedQueue::Build(const Lease& ring) {
       absl::StrCat("chain of more than the ", room, " entries that are free"));
 }
 
-absl::Status PackedQueue::Push(Chain chain, uint32_t written) {
-  const uint64_t length = std::min<uint64_t>(written, chain.writable_size());
-  const uint64_t id = chain.id_;
-  const uint16_t descriptors = chain.descriptors_;
-  { Chain dropped = std::move(chain); }
-  ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
-  uint64_t flags = used_.wrap ? kAvail | kUsed : 0;
+absl::Status PackedQueue::Publish(const Lease& ring, const UsedChain& used,
+                                  Position at) const {
+  const uint64_t length =
+      std::min<uint64_t>(used.written, used.chain.writable_size());
+  const uint64_t id = used.chain.id_;
+  uint64_t flags = at.wrap ? kAvail | kUsed : 0;
   if (length != 0) flags |= ChainBuilder::kWrite;
   // All three fields at once: flags make the others valid.
-  RETURN_IF_ERROR(
-      ring.Store<uint64_t>(used_.index * Descriptor::kSize + kLengthOffset,
-                           flags << 48 | id << 32 | length, kOrdered));
-  used_.Advance(descriptors, size_);
-  taken_ -= descriptors;
-  unsignalled_ += descriptors;
+  return ring.Store<uint64_t>(at.index * Descriptor::kSize + kLengthOffset,
+                              flags << 48 | id << 32 | length, kOrdered);
+}
+
+absl::Status PackedQueue::PushAll(absl::Span<UsedChain> used) {
+  // All leases end before the driver learns of any request.
+  for (UsedChain& one : used) one.chain.DropLeases();
+  if (used.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
+  // Drivers take entries in order: the others stay unseen until the first one,
+  // written last, says that it is used (virtio 1.3, 2.8.6 and 2.8.21).
+  Position at = used_;
+  at.Advance(used[0].chain.descriptors_, size_);
+  uint32_t entries = used[0].chain.descriptors_;
+  for (const UsedChain& one : used.subspan(1)) {
+    RETURN_IF_ERROR(Publish(ring, one, at));
+    at.Advance(one.chain.descriptors_, size_);
+    entries += one.chain.descriptors_;
+  }
+  RETURN_IF_ERROR(Publish(ring, used[0], used_));
+  used_ = at;
+  taken_ -= entries;
+  unsignalled_ += entries;
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "cloister/devices/virtio/chain_builder.h"
 #include "cloister/devices/virtio/queue.h"
 #include "cloister/devices/virtio/ring_area.h"
@@ -26,7 +27,7 @@ class PackedQueue : public Queue {
   absl::StatusOr<std::optional<Chain>> Pop() override;
   absl::StatusOr<std::optional<Chain>> PopUnleased() override;
   void Unpop(Chain chain) override;
-  absl::Status Push(Chain chain, uint32_t written) override;
+  absl::Status PushAll(absl::Span<UsedChain> used) override;
   absl::StatusOr<bool> NeedsInterrupt() override;
   absl::Status DisableKicks() override;
   absl::StatusOr<bool> EnableKicks() override;
@@ -65,6 +66,8 @@ class PackedQueue : public Queue {
   Position Unseen() const;
   absl::StatusOr<Chain> Build(const memory::Lease& ring);
   bool PassedEvent(uint16_t event, uint32_t pushed) const;
+  absl::Status Publish(const memory::Lease& ring, const UsedChain& used,
+                       Position at) const;
 
   const uint16_t size_;
   const bool event_idx_;

@@ -93,6 +93,14 @@ absl::Status Chain::Write(uint64_t offset,
                      });
 }
 
+absl::Status Chain::ReadBack(uint64_t offset, absl::Span<uint8_t> to) const {
+  return ForEachPart(
+      writable_, writable_size_, offset, to.size(),
+      [to](const Lease& lease, uint64_t at, uint64_t position, uint64_t count) {
+        return lease.Read(at, to.subspan(position, count));
+      });
+}
+
 absl::StatusOr<std::vector<struct iovec>> Chain::ReadableIovecs(uint64_t offset,
                                                                 uint64_t size) {
   return Iovecs(readable_, readable_size_, offset, size);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -48,6 +49,10 @@ class Chain {
   absl::Status Read(uint64_t offset, absl::Span<uint8_t> to) const;
   absl::Status Write(uint64_t offset, absl::Span<const uint8_t> from) const;
 
+  // Copies bytes of the writable part: what the device put there, if the driver
+  // left it alone.
+  absl::Status ReadBack(uint64_t offset, absl::Span<uint8_t> to) const;
+
   // The host's addresses of [offset, offset + size) of either part, for vector
   // I/O that ends before this object does. OutOfRange as above.
   absl::StatusOr<std::vector<struct iovec>> ReadableIovecs(uint64_t offset,
@@ -64,6 +69,10 @@ class Chain {
   friend class PackedQueue;
   friend class ChainBuilder;
   Chain() = default;
+  void DropLeases() {
+    readable_.clear();
+    writable_.clear();
+  }
 
   uint16_t id_ = 0;           // head index (split), buffer id (packed)
   uint16_t descriptors_ = 1;  // ring entries it took (packed)
@@ -73,6 +82,12 @@ class Chain {
   absl::InlinedVector<memory::Lease, 2> readable_;
   absl::InlinedVector<memory::Lease, 2> writable_;
   std::vector<memory::GuestRange> unleased_;
+};
+
+// A request that is done, `written` bytes of its writable part filled.
+struct UsedChain {
+  Chain chain;
+  uint32_t written = 0;
 };
 
 // The device's side of one virtqueue. Everything in guest memory is hostile:
@@ -108,13 +123,21 @@ class Queue {
   virtual absl::StatusOr<std::optional<Chain>> PopUnleased() = 0;
 
   // Puts the chain popped last back to the front, for a device that cannot take
-  // it now (an empty rate limiter). At most one chain. Drops its leases: the
-  // next Pop reads and checks it anew.
+  // it now (an empty rate limiter). Several: the one popped last comes first.
+  // Drops its leases: the next Pop reads and checks it anew.
   virtual void Unpop(Chain chain) = 0;
 
   // Returns a request, in any order, `written` bytes of its writable part
   // filled. Drops its leases, then publishes it.
-  virtual absl::Status Push(Chain chain, uint32_t written) = 0;
+  absl::Status Push(Chain chain, uint32_t written) {
+    UsedChain one = {std::move(chain), written};
+    return PushAll(absl::MakeSpan(&one, 1));
+  }
+
+  // As Push, for requests that mean something only together (a packet merged
+  // from several buffers): the driver sees all of them or none (virtio 1.3,
+  // section 5.1.6.4). The chains are used up, whatever the result.
+  virtual absl::Status PushAll(absl::Span<UsedChain> used) = 0;
 
   // True if the driver wants an interrupt for what was pushed since the last
   // call.

@@ -66,7 +66,7 @@ absl::StatusOr<std::optional<Chain>> SplitQueue::Pop() {
                    avail.Load<uint16_t>(kRing + slot * kAvailEntry, kRelaxed));
   ASSIGN_OR_RETURN(Chain chain, Build(head));
   ++next_avail_;
-  unpopped_ = false;
+  if (unpopped_ > 0) --unpopped_;
   return std::optional<Chain>(std::move(chain));
 }
 
@@ -80,7 +80,7 @@ absl::StatusOr<std::optional<Chain>> SplitQueue::PopUnleased() {
 void SplitQueue::Unpop(Chain chain) {
   { Chain dropped = std::move(chain); }
   --next_avail_;
-  unpopped_ = true;
+  ++unpopped_;
 }
 
 // A driver has no more requests under way than the ring has descriptors, those
@@ -124,19 +124,24 @@ absl::StatusOr<Chain> SplitQueue::Build(uint16_t head) {
                                                         size_, " descriptors"));
 }
 
-absl::Status SplitQueue::Push(Chain chain, uint32_t written) {
-  const uint32_t length =
-      static_cast<uint32_t>(std::min<uint64_t>(written, chain.writable_size()));
-  const uint16_t head = chain.id_;
-  { Chain dropped = std::move(chain); }
-  ASSIGN_OR_RETURN(Lease used, used_.Acquire());
-  const uint64_t entry = kRing + (used_index_ & (size_ - 1)) * kUsedEntry;
-  RETURN_IF_ERROR(used.Store<uint32_t>(entry, head, kRelaxed));
-  RETURN_IF_ERROR(used.Store<uint32_t>(entry + 4, length, kRelaxed));
-  RETURN_IF_ERROR(used.Store<uint16_t>(
-      kIndex, static_cast<uint16_t>(used_index_ + 1), kOrdered));
-  ++used_index_;
-  ++unsignalled_;
+absl::Status SplitQueue::PushAll(absl::Span<UsedChain> used) {
+  // All leases end before the driver learns of any request.
+  for (UsedChain& one : used) one.chain.DropLeases();
+  if (used.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(Lease ring, used_.Acquire());
+  uint16_t index = used_index_;
+  for (const UsedChain& one : used) {
+    const uint64_t entry = kRing + (index & (size_ - 1)) * kUsedEntry;
+    const uint32_t length = static_cast<uint32_t>(
+        std::min<uint64_t>(one.written, one.chain.writable_size()));
+    RETURN_IF_ERROR(ring.Store<uint32_t>(entry, one.chain.id_, kRelaxed));
+    RETURN_IF_ERROR(ring.Store<uint32_t>(entry + 4, length, kRelaxed));
+    ++index;
+  }
+  // The index is what publishes them.
+  RETURN_IF_ERROR(ring.Store<uint16_t>(kIndex, index, kOrdered));
+  used_index_ = index;
+  unsignalled_ += static_cast<uint32_t>(used.size());
   return absl::OkStatus();
 }
 
@@ -175,7 +180,7 @@ absl::StatusOr<bool> SplitQueue::EnableKicks() {
   ASSIGN_OR_RETURN(Lease avail, avail_.Acquire());
   RETURN_IF_ERROR(LoadAvailIndex(avail));
   const uint16_t offered = avail_end_ - next_avail_;
-  return offered > (unpopped_ ? 1 : 0);
+  return offered > unpopped_;
 }
 
 }  // namespace cloister::devices::virtio

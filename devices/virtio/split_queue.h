@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "cloister/devices/virtio/chain_builder.h"
 #include "cloister/devices/virtio/queue.h"
 #include "cloister/devices/virtio/ring_area.h"
@@ -26,7 +27,7 @@ class SplitQueue : public Queue {
   absl::StatusOr<std::optional<Chain>> Pop() override;
   absl::StatusOr<std::optional<Chain>> PopUnleased() override;
   void Unpop(Chain chain) override;
-  absl::Status Push(Chain chain, uint32_t written) override;
+  absl::Status PushAll(absl::Span<UsedChain> used) override;
   absl::StatusOr<bool> NeedsInterrupt() override;
   absl::Status DisableKicks() override;
   absl::StatusOr<bool> EnableKicks() override;
@@ -58,8 +59,8 @@ class SplitQueue : public Queue {
   uint16_t used_index_ = 0;  // published
   // Pushed since NeedsInterrupt looked last.
   uint32_t unsignalled_ = 0;
-  // The request at next_avail_ was popped before.
-  bool unpopped_ = false;
+  // So many requests from next_avail_ on were popped before.
+  uint16_t unpopped_ = 0;
 };
 
 }  // namespace cloister::devices::virtio

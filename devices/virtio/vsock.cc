@@ -44,6 +44,7 @@ absl::StatusOr<std::unique_ptr<Vsock>> Vsock::Create(
   muxer.guest_cid = self->options_.cid;
   muxer.max_connections = self->options_.max_connections;
   muxer.patience = self->options_.patience;
+  muxer.drain = self->options_.drain;
   ASSIGN_OR_RETURN(
       vsock->muxer_,
       VsockMuxer::Create(loop, muxer, *vsock->listener_, vsock->counters_,

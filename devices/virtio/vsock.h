@@ -37,6 +37,7 @@ class Vsock : public VirtioDevice, private DeviceRunner::Handler {
     std::string path;
     size_t max_connections = 256;
     std::chrono::milliseconds patience = std::chrono::seconds(2);
+    VsockDrain drain;
     RateLimiterConfig rx_limit;  // towards the guest
     RateLimiterConfig tx_limit;
   };

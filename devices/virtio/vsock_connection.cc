@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/devices/virtio/vsock_connection.h"
 
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -34,9 +36,11 @@ ssize_t SendTo(int fd, absl::Span<const struct iovec> from) {
 }  // namespace
 
 VsockConnection::VsockConnection(VsockPorts ports, base::UniqueFd socket,
-                                 Origin origin, VsockCounters& counters)
+                                 Origin origin, VsockDrain drain,
+                                 VsockCounters& counters)
     : ports_(ports),
       socket_(std::move(socket)),
+      drain_(drain),
       counters_(counters),
       state_(origin == Origin::kHost ? State::kAsking : State::kOpen),
       send_request_(origin == Origin::kHost),
@@ -134,10 +138,46 @@ void VsockConnection::OnShutdown(uint32_t flags) {
     return;
   }
   if (flags & VsockHeader::kNoReceive) ::shutdown(fd(), SHUT_RD);
-  if (guest_shutdown_ == kBoth && buffered() > 0) {
-    deadline_ = std::chrono::steady_clock::now() + kShutdownLimit;
-  }
+  if (guest_shutdown_ == kBoth && buffered() > 0) StartDrain();
   AfterFlush();
+}
+
+bool VsockConnection::OnReset() {
+  Flush();
+  if (!draining() || buffered() == 0) return false;
+  guest_shutdown_ = kBoth;
+  ::shutdown(fd(), SHUT_RD);
+  StartDrain();
+  return true;
+}
+
+void VsockConnection::StartDrain() {
+  if (drain_end_.has_value()) return;
+  const TimePoint now = std::chrono::steady_clock::now();
+  drain_end_ = now + drain_.total;
+  deadline_ = std::min(now + drain_.idle, *drain_end_);
+  drain_buffered_ = buffered();
+  drain_unread_ = Unread();
+}
+
+int VsockConnection::Unread() const {
+  int bytes = 0;
+  return ::ioctl(fd(), SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+// The socket asks for more only once the host has read most of what it holds:
+// with a slow reader that takes longer than the reader does anything.
+bool VsockConnection::PutOff(TimePoint now) {
+  if (!drain_end_.has_value() || host_gone_ || now >= *drain_end_) return false;
+  const int unread = Unread();
+  const bool was_read = unread < drain_unread_;
+  Flush();
+  if (state_ == State::kReset) return true;
+  if (!was_read && buffered() == drain_buffered_) return false;
+  drain_buffered_ = buffered();
+  drain_unread_ = Unread();
+  deadline_ = std::min(now + drain_.idle, *drain_end_);
+  return true;
 }
 
 absl::Status VsockConnection::OnData(uint32_t size, Chain& chain) {

@@ -30,6 +30,13 @@ struct VsockPorts {
   auto operator<=>(const VsockPorts&) const = default;
 };
 
+// How long a host may take to read what a guest has left behind that is gone:
+// without reading anything, and in all.
+struct VsockDrain {
+  std::chrono::milliseconds idle = std::chrono::seconds(10);
+  std::chrono::milliseconds total = std::chrono::seconds(120);
+};
+
 // One stream between a guest's port and a Unix socket. Knows no event loop:
 // its owner asks events() after each call and tells it what came of them.
 // Holds at most kBuffer bytes that the host has not taken yet.
@@ -49,7 +56,7 @@ class VsockConnection {
   // `socket` is connected and non-blocking. From the host: the guest is to be
   // asked. From the guest: it is to be answered.
   VsockConnection(VsockPorts ports, base::UniqueFd socket, Origin origin,
-                  VsockCounters& counters);
+                  VsockDrain drain, VsockCounters& counters);
 
   const VsockPorts& ports() const { return ports_; }
   int fd() const { return socket_.get(); }
@@ -68,8 +75,10 @@ class VsockConnection {
   // follows the header in `chain`. What breaks the rules resets the connection.
   // The error is one of `chain`.
   absl::Status OnPacket(const VsockHeader& header, Chain& chain);
-  // The guest gave up: the last attempt to pass on what it sent.
-  void OnReset() { Flush(); }
+  // The guest knows this connection no longer. True if the host has yet to take
+  // some of what it sent: keep this until draining() ends.
+  bool OnReset();
+  bool draining() const { return state_ == State::kOpen && !host_gone_; }
 
   // --- To the guest.
 
@@ -84,8 +93,12 @@ class VsockConnection {
   // The reset is on its way: nothing is left to do.
   bool finished() const { return finished_; }
 
-  // When to call Abort, unless something happens before.
+  // When to call PutOff, and Abort if that is false, unless something happens
+  // before.
   const std::optional<TimePoint>& deadline() const { return deadline_; }
+  // True if the host has taken data since the deadline was set, which is later
+  // now, or has taken all of it.
+  bool PutOff(TimePoint now);
   void set_deadline(TimePoint deadline) { deadline_ = deadline; }
 
   // Set by the owner.
@@ -102,6 +115,9 @@ class VsockConnection {
   // Sends what is buffered, and does what waited for that.
   void Flush();
   void AfterFlush();
+  void StartDrain();
+  // What the host has yet to read of the bytes that its socket took.
+  int Unread() const;
   bool MayRead() const;
   absl::StatusOr<Outcome> ReadInto(Chain& chain, FlowLimiter& limiter,
                                    VsockHeader& header);
@@ -114,6 +130,7 @@ class VsockConnection {
 
   const VsockPorts ports_;
   const base::UniqueFd socket_;
+  const VsockDrain drain_;
   VsockCounters& counters_;
   State state_;
   VsockCredit credit_{kBuffer};
@@ -136,6 +153,10 @@ class VsockConnection {
   bool finished_ = false;
 
   std::optional<TimePoint> deadline_;
+  // While what is left must go: when that ends, and what was left last.
+  std::optional<TimePoint> drain_end_;
+  size_t drain_buffered_ = 0;
+  int drain_unread_ = 0;
 };
 
 }  // namespace cloister::devices::virtio

@@ -60,6 +60,7 @@ void VsockMuxer::Stop() {
   if (started_) loop_.Remove(listener_.fd());
   started_ = false;
   while (!connections_.empty()) Remove(connections_.begin()->first);
+  while (!drains_.empty()) EndDrain(drains_.begin()->first);
   while (!clients_.empty()) RefuseClient(clients_.begin()->first);
   ready_.clear();
   resets_.clear();
@@ -170,7 +171,7 @@ VsockConnection& VsockMuxer::AddConnection(VsockPorts ports,
                                            VsockConnection::Origin origin) {
   auto& slot = connections_[ports];
   slot = std::make_unique<VsockConnection>(ports, std::move(socket), origin,
-                                           counters_);
+                                           options_.drain, counters_);
   return *slot;
 }
 
@@ -181,6 +182,39 @@ void VsockMuxer::Remove(VsockPorts ports) {
   // Its place in the line would be taken by the next of the same name.
   if (at->second->queued) std::erase(ready_, ports);
   connections_.erase(at);
+  counters_.closed.Add();
+}
+
+void VsockMuxer::Drain(VsockPorts ports) {
+  const auto at = connections_.find(ports);
+  if (at == connections_.end()) return;
+  const int fd = at->second->fd();
+  if (at->second->watched.has_value()) loop_.Remove(fd);
+  if (at->second->queued) std::erase(ready_, ports);
+  drains_[fd] = std::move(at->second);
+  connections_.erase(at);
+  if (!loop_
+           .Add(fd, EPOLLOUT,
+                [this, fd](uint32_t events) { OnDrainReady(fd, events); })
+           .ok()) {
+    counters_.socket_errors.Add();
+    drains_.erase(fd);
+    counters_.closed.Add();
+  }
+  ArmTimer();
+}
+
+void VsockMuxer::OnDrainReady(int fd, uint32_t events) {
+  const auto at = drains_.find(fd);
+  if (at == drains_.end()) return;
+  at->second->OnReady(events);
+  if (!at->second->draining()) EndDrain(fd);
+  ArmTimer();
+}
+
+void VsockMuxer::EndDrain(int fd) {
+  loop_.Remove(fd);
+  drains_.erase(fd);
   counters_.closed.Add();
 }
 
@@ -234,11 +268,30 @@ void VsockMuxer::ArmTimer() {
   for (const auto& [ports, connection] : connections_) {
     if (connection->deadline().has_value()) consider(*connection->deadline());
   }
+  for (const auto& [fd, connection] : drains_) {
+    if (connection->deadline().has_value()) consider(*connection->deadline());
+  }
   if (!first.has_value()) {
     if (started_) timer_->Disarm();
     return;
   }
   timer_->Arm(std::max(*first - Clock::now(), Clock::duration(0)));
+}
+
+void VsockMuxer::EndLateDrains(Clock::time_point now) {
+  std::vector<int> over;
+  for (const auto& [fd, connection] : drains_) {
+    if (!connection->deadline().has_value() || *connection->deadline() > now) {
+      continue;
+    }
+    if (!connection->PutOff(now)) {
+      counters_.timeouts.Add();
+      over.push_back(fd);
+    } else if (!connection->draining()) {
+      over.push_back(fd);
+    }
+  }
+  for (int fd : over) EndDrain(fd);
 }
 
 void VsockMuxer::OnTimer() {
@@ -254,10 +307,13 @@ void VsockMuxer::OnTimer() {
     if (!connection->deadline().has_value() || *connection->deadline() > now) {
       continue;
     }
-    counters_.timeouts.Add();
-    connection->Abort();
+    if (!connection->PutOff(now)) {
+      counters_.timeouts.Add();
+      connection->Abort();
+    }
     Refresh(*connection);
   }
+  EndLateDrains(now);
   ArmTimer();
   on_activity_();
 }
@@ -283,8 +339,12 @@ absl::Status VsockMuxer::FromGuest(const VsockHeader& header,
   }
   VsockConnection& connection = *at->second;
   if (valid && header.op == VsockOp::kReset) {
-    connection.OnReset();
-    Remove(connection.ports());
+    const VsockPorts ports = connection.ports();
+    if (connection.OnReset()) {
+      Drain(ports);
+    } else {
+      Remove(ports);
+    }
     return absl::OkStatus();
   }
   if (valid) {

@@ -38,6 +38,7 @@ class VsockMuxer {
     size_t max_connections = 256;
     // For a client's CONNECT line, and for a guest's answer.
     std::chrono::milliseconds patience = std::chrono::seconds(2);
+    VsockDrain drain;
   };
   // Bytes of "CONNECT 4294967294\n" at most.
   static constexpr size_t kMaxLine = 32;
@@ -89,7 +90,8 @@ class VsockMuxer {
 
   void OnListenerReady();
   bool Full() const {
-    return connections_.size() + clients_.size() >= options_.max_connections;
+    return connections_.size() + clients_.size() + drains_.size() >=
+           options_.max_connections;
   }
   void AddClient(base::UniqueFd socket);
   void OnClientReady(int fd);
@@ -104,6 +106,11 @@ class VsockMuxer {
   VsockConnection& AddConnection(VsockPorts ports, base::UniqueFd socket,
                                  VsockConnection::Origin origin);
   void Remove(VsockPorts ports);
+  // The guest has forgotten the connection, and its host not read all of it.
+  void Drain(VsockPorts ports);
+  void OnDrainReady(int fd, uint32_t events);
+  void EndDrain(int fd);
+  void EndLateDrains(Clock::time_point now);
   // After anything happened to a connection: its turn, its events, its time.
   void Refresh(VsockConnection& connection);
   void Watch(VsockConnection& connection);
@@ -122,6 +129,8 @@ class VsockMuxer {
 
   bool started_ = false;
   std::map<VsockPorts, std::unique_ptr<VsockConnection>> connections_;
+  // By descriptor: their names are the guest's to use again.
+  std::map<int, std::unique_ptr<VsockConnection>> drains_;
   std::map<int, Client> clients_;  // by descriptor
   std::deque<VsockPorts> ready_;   // those that are queued, each once
   std::deque<VsockPorts> resets_;

@@ -251,6 +251,100 @@ TEST_P(VsockTest, HoldsDataThroughAShutdownUntilItIsRead) {
   EXPECT_EQ(packet->header.op, VsockOp::kReset);
 }
 
+// Slower than the guest's own patience with a close, and never idle for long:
+// gets all of it, whether the guest ended the connection or forgot it.
+TEST_P(VsockTest, ASlowReaderGetsWhatAGuestLeftBehind) {
+  options_.drain.idle = std::chrono::milliseconds(1500);
+  Make();
+  for (bool forgotten : {false, true}) {
+    Peer peer = OpenFromGuest();
+    // Fills the socket, and most of the store behind it.
+    const std::string text = Payload(11 * 32768);
+    for (size_t i = 0; i < text.size(); i += 32768) {
+      ASSERT_OK(SendData(text.substr(i, 32768)));
+    }
+    ASSERT_OK(SendOp(VsockOp::kShutdown,
+                     VsockHeader::kNoSend | VsockHeader::kNoReceive));
+    if (forgotten) {
+      ASSERT_OK(SendOp(VsockOp::kReset));
+    }
+    // The pace is what is tested, and nothing waits for it: longer than the
+    // limit until the socket asks for more.
+    for (size_t i = 0; i < text.size(); i += 8192) {
+      ASSERT_TRUE(peer.Read(8192) == text.substr(i, 8192)) << i;
+      if (i < 24 * 8192) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      }
+    }
+    EXPECT_TRUE(peer.Ended());
+    EXPECT_EQ(counters().timeouts.value(), 0u);
+    listener_.reset();
+    for (bool reset = forgotten; !reset;) {
+      ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
+      reset = packet.header.op == VsockOp::kReset;
+    }
+  }
+}
+
+TEST_P(VsockTest, AReaderThatDoesNotReadIsNotWaitedForForever) {
+  options_.drain.idle = std::chrono::milliseconds(20);
+  Make();
+  uint64_t closed = 0;
+  for (bool forgotten : {false, true}) {
+    Peer peer = OpenFromGuest();
+    const std::string text = Payload(2 * VsockConnection::kBuffer);
+    size_t sent = 0;
+    while (sent < VsockConnection::kBuffer) {
+      ASSERT_OK(SendData(text.substr(sent, 32768)));
+      sent += 32768;
+    }
+    ASSERT_OK(SendOp(forgotten ? VsockOp::kReset : VsockOp::kShutdown,
+                     forgotten ? 0 : 3));
+    ++closed;
+    ASSERT_TRUE(
+        Eventually([&] { return counters().timeouts.value() == closed; }));
+    const std::string got = peer.Read(text.size());
+    EXPECT_LT(got.size(), sent);
+    EXPECT_TRUE(got == text.substr(0, got.size()));
+    listener_.reset();
+    for (bool reset = forgotten; !reset;) {
+      ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
+      reset = packet.header.op == VsockOp::kReset;
+    }
+    EXPECT_TRUE(
+        Eventually([&] { return counters().closed.value() == closed; }));
+  }
+}
+
+// Its names are free for the next connection while the host still reads.
+TEST_P(VsockTest, AForgottenConnectionIsNotInTheWayOfTheNext) {
+  options_.max_connections = 2;
+  Make();
+  Peer first = OpenFromGuest();
+  const std::string text = Payload(VsockConnection::kBuffer);
+  for (size_t i = 0; i < text.size(); i += 32768) {
+    ASSERT_OK(SendData(text.substr(i, 32768)));
+  }
+  ASSERT_OK(SendOp(VsockOp::kReset));
+  ASSERT_OK(SendOp(VsockOp::kRequest));
+  for (bool answered = false; !answered;) {  // behind news of credit
+    ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
+    answered = packet.header.op == VsockOp::kResponse;
+  }
+  auto accepted = listener_->Accept();
+  ASSERT_OK(accepted);
+  Peer second(*std::move(accepted));
+  ASSERT_OK(SendData("second"));
+  EXPECT_EQ(second.Read(6), "second");
+  // Both count.
+  EXPECT_TRUE(Client("").Ended());
+  EXPECT_TRUE(first.Read(text.size()) == text);
+  EXPECT_TRUE(first.Ended());
+  ASSERT_OK(SendData("more"));
+  EXPECT_EQ(second.Read(4), "more");
+  EXPECT_TRUE(Eventually([&] { return counters().closed.value() == 1; }));
+}
+
 TEST_P(VsockTest, WhatIsHeldForAPeerThatLeavesIsDropped) {
   Make();
   Peer peer = OpenFromGuest();
