@@ -135,7 +135,9 @@ TEST_F(BuilderTest, GuestFindsMtrrsAsFirmwareLeavesThem) {
 TEST_F(BuilderTest, AnotherDigestThanTheExpectedOneIsNotBuilt) {
   VmConfig config = Config(PowerOff());
   config.confidential.expected_digest = std::string(64, 'a');
+  RecordingSink sink;
   VmHooks hooks;
+  hooks.console = &sink;
   hooks.kick_signal = SIGRTMIN;
   EXPECT_THAT(
       BuildVm(config, hooks).status(),
@@ -146,7 +148,9 @@ TEST_F(BuilderTest, AnotherDigestThanTheExpectedOneIsNotBuilt) {
 TEST_F(BuilderTest, EveryVcpuGetsItsMsrs) {
   VmConfig config = Config(PowerOff());
   config.cpus.count = 3;
+  RecordingSink sink;
   VmHooks hooks;
+  hooks.console = &sink;
   hooks.kick_signal = SIGRTMIN;
   for (uint64_t nth = 1; nth <= 4; ++nth) {
     kvm::FaultKvm fault(kvm::RealSyscalls());
