@@ -4,7 +4,6 @@
 #include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
 #include "cloister/devices/virtio/driver_fake_queue.h"
+#include "cloister/devices/virtio/eventually.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -36,16 +36,6 @@ constexpr uint64_t kRam = uint64_t{64} << 20;
 constexpr uint16_t kInflate = 0;
 constexpr uint16_t kDeflate = 1;
 constexpr uint16_t kStats = 2;
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 // Says what was asked of it; frame 13 is nobody's, and everything fails when
 // told to. Thread-safe.

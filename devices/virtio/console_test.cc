@@ -5,13 +5,13 @@
 #include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/eventually.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -23,16 +23,6 @@ using Buffer = DriverFake::Buffer;
 
 constexpr uint16_t kRx = 0;
 constexpr uint16_t kTx = 1;
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 // Takes as much as the test allows. Thread-safe.
 class FakeSink : public SerialSink {

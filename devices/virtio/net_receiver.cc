@@ -88,7 +88,7 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::ReceiveDirectly(Queue& queue) {
   }
   const uint64_t direct_room = std::min<uint64_t>(capacity_, overflow_.size());
   ASSIGN_OR_RETURN(std::vector<struct iovec> iovecs,
-                   chains_[0].WritableIovecs(0, direct_room));
+                   chains_[0].chain.WritableIovecs(0, direct_room));
   if (iovecs.size() >= IOV_MAX) {
     return MakeQueueError(QueueError::kBadRequest,
                           "a receive buffer of too many pieces");
@@ -139,7 +139,7 @@ absl::StatusOr<bool> NetReceiver::PopBuffer(Queue& queue) {
                           "a receive buffer without room for a header");
   }
   capacity_ += chain->writable_size();
-  chains_.push_back(*std::move(chain));
+  chains_.push_back({*std::move(chain)});
   return true;
 }
 
@@ -168,34 +168,27 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::Deliver(Queue& queue) {
 absl::Status NetReceiver::PushAll(Queue& queue) {
   auto rest = absl::MakeConstSpan(overflow_).subspan(0, size_ - direct_);
   uint64_t offset = direct_;  // within the chain that is filled
-  std::vector<uint32_t> written(chains_.size(), 0);
-  written[0] = static_cast<uint32_t>(direct_);
-  for (size_t i = 0; i < chains_.size() && !rest.empty(); ++i) {
-    const uint64_t room = chains_[i].writable_size() - offset;
+  for (UsedChain& buffer : chains_) {
+    const uint64_t room = buffer.chain.writable_size() - offset;
     const auto part = rest.subspan(0, std::min<uint64_t>(room, rest.size()));
-    RETURN_IF_ERROR(chains_[i].Write(offset, part));
-    written[i] += static_cast<uint32_t>(part.size());
+    RETURN_IF_ERROR(buffer.chain.Write(offset, part));
+    buffer.written = static_cast<uint32_t>(offset + part.size());
     rest.remove_prefix(part.size());
     offset = 0;
   }
   uint8_t count[2];
   base::StoreLe<uint16_t>(count, static_cast<uint16_t>(chains_.size()));
-  RETURN_IF_ERROR(chains_[0].Write(NetHeader::kNumBuffersOffset, count));
-  return PushChains(queue, written);
+  RETURN_IF_ERROR(chains_[0].chain.Write(NetHeader::kNumBuffersOffset, count));
+  return PushChains(queue);
 }
 
 // All at once: a driver that saw some of the buffers of a packet would take the
 // others for packets of their own.
-absl::Status NetReceiver::PushChains(Queue& queue,
-                                     absl::Span<const uint32_t> written) {
-  std::vector<UsedChain> used;
-  used.reserve(chains_.size());
-  for (size_t i = 0; i < chains_.size(); ++i) {
-    used.push_back({std::move(chains_[i]), written[i]});
-  }
+absl::Status NetReceiver::PushChains(Queue& queue) {
+  absl::Status status = queue.PushAll(absl::MakeSpan(chains_));
   chains_.clear();
   capacity_ = 0;
-  return queue.PushAll(absl::MakeSpan(used));
+  return status;
 }
 
 // While a packet waits for buffers nothing of the host touches those that are
@@ -206,8 +199,8 @@ absl::Status NetReceiver::TakeBack(Queue& queue) {
     const size_t rest = size_ - direct_;
     std::copy_backward(overflow_.begin(), overflow_.begin() + rest,
                        overflow_.begin() + size_);
-    RETURN_IF_ERROR(
-        chains_[0].ReadBack(0, absl::MakeSpan(overflow_).subspan(0, direct_)));
+    RETURN_IF_ERROR(chains_[0].chain.ReadBack(
+        0, absl::MakeSpan(overflow_).subspan(0, direct_)));
     direct_ = 0;
   }
   UnpopChains(queue);
@@ -216,7 +209,7 @@ absl::Status NetReceiver::TakeBack(Queue& queue) {
 
 void NetReceiver::UnpopChains(Queue& queue) {
   while (!chains_.empty()) {
-    queue.Unpop(std::move(chains_.back()));
+    queue.Unpop(std::move(chains_.back().chain));
     chains_.pop_back();
   }
   capacity_ = 0;
@@ -230,7 +223,7 @@ absl::Status NetReceiver::DropPacket(Queue& queue) {
     UnpopChains(queue);
     return absl::OkStatus();
   }
-  return PushChains(queue, std::vector<uint32_t>(chains_.size(), 0));
+  return PushChains(queue);
 }
 
 }  // namespace cloister::devices::virtio

@@ -61,7 +61,7 @@ class NetReceiver {
   // Brings the packet on its way into buffers of the driver.
   absl::StatusOr<Step> Deliver(Queue& queue);
   absl::Status PushAll(Queue& queue);
-  absl::Status PushChains(Queue& queue, absl::Span<const uint32_t> written);
+  absl::Status PushChains(Queue& queue);
   absl::Status TakeBack(Queue& queue);
   void UnpopChains(Queue& queue);
   absl::Status DropPacket(Queue& queue);
@@ -84,7 +84,7 @@ class NetReceiver {
   size_t direct_ = 0;
   bool admitted_ = false;  // by the limiter
   std::vector<uint8_t> overflow_;
-  std::vector<Chain> chains_;
+  std::vector<UsedChain> chains_;
   uint64_t capacity_ = 0;  // of chains_
 };
 

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
 #include "cloister/devices/virtio/driver_fake_queue.h"
+#include "cloister/devices/virtio/eventually.h"
 #include "cloister/devices/virtio/net_header.h"
 #include "cloister/devices/virtio/net_port_fake.h"
 #include "gmock/gmock.h"
@@ -46,16 +46,6 @@ std::string Bytes(const NetHeader& header) {
 }
 
 // Yields until `condition` holds; false after ten seconds.
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
 class NetTest : public ::testing::TestWithParam<bool> {
  protected:
   ~NetTest() override {

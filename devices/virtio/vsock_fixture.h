@@ -8,13 +8,11 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -27,6 +25,7 @@
 #include "cloister/devices/virtio/driver_fake_device.h"
 #include "cloister/devices/virtio/driver_fake_queue.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
+#include "cloister/devices/virtio/eventually.h"
 #include "cloister/devices/virtio/vsock.h"
 #include "cloister/devices/virtio/vsock_listener.h"
 #include "cloister/devices/virtio/vsock_packet.h"
@@ -48,17 +47,6 @@ inline std::string Payload(size_t size, size_t seed = 0) {
     text[i] = static_cast<char>((i + seed) * 7 + (i + seed) / 251);
   }
   return text;
-}
-
-// False if `condition` does not come true within ten seconds.
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
 }
 
 // The host's end of a connection: blocking, with a limit.
