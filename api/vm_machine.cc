@@ -6,12 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/api/device_update.h"
 #include "cloister/api/vm_config.h"
 #include "cloister/base/status_macros.h"
-#include "cloister/boot/shim/launch.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/confidential/measurement.h"
 #include "cloister/confidential/measurement_json.h"
