@@ -203,18 +203,20 @@ absl::StatusOr<uint64_t> ConversionBroker::ConvertForHost(
   if (!merged.ok()) return Refuse(merged.status());
   ASSIGN_OR_RETURN(Turn turn, EnterRequest(*merged, Priority::kHost, life));
   const Request request{ConversionOrigin::kHost, to, *merged};
-  absl::Status status = CheckHostMay(request, reason);
-  if (!status.ok()) return Refuse(std::move(status));
-  stats_.Apply([&](ConversionStats& stats) { stats.merges += merges; });
-  Outcome outcome = Convert(request);
+  absl::StatusOr<RequestEffect> effect = CheckHostMay(request, reason);
+  if (!effect.ok()) return Refuse(effect.status());
+  if (merges > 0) {
+    stats_.Apply([&](ConversionStats& stats) { stats.merges += merges; });
+  }
+  Outcome outcome = Convert(request, *std::move(effect));
   if (outcome.status.ok()) return outcome.bytes;
   return absl::Status(outcome.status.code(),
                       absl::StrCat(outcome.status.message(), " (after ",
                                    outcome.bytes, " bytes)"));
 }
 
-absl::Status ConversionBroker::CheckHostMay(const Request& request,
-                                            HostConversionReason reason) {
+absl::StatusOr<RequestEffect> ConversionBroker::CheckHostMay(
+    const Request& request, HostConversionReason reason) {
   ASSIGN_OR_RETURN(RequestEffect effect,
                    CheckRequest(*states_, request.ranges, request.to));
   if (effect.aliased_bytes > 0) {
@@ -231,7 +233,7 @@ absl::Status ConversionBroker::CheckHostMay(const Request& request,
           absl::StrCat("guest owns this page: ", range.ToString()));
     }
   }
-  return absl::OkStatus();
+  return effect;
 }
 
 bool ConversionBroker::HostOwns(const GuestRange& range,
@@ -251,10 +253,9 @@ bool ConversionBroker::HostOwns(const GuestRange& range,
   return false;
 }
 
-absl::StatusOr<RequestEffect> ConversionBroker::Admit(const Request& request) {
-  ASSIGN_OR_RETURN(RequestEffect effect,
-                   CheckRequest(*states_, request.ranges, request.to));
-  if (request.to != PageState::kShared) return effect;
+absl::Status ConversionBroker::Admit(const Request& request,
+                                     const RequestEffect& effect) {
+  if (request.to != PageState::kShared) return absl::OkStatus();
   if (request.origin == ConversionOrigin::kHost &&
       phase_.load() == ConversionPhase::kBuilding) {
     budget_.Take(effect.changed_bytes);  // staged by the builder
@@ -263,17 +264,26 @@ absl::StatusOr<RequestEffect> ConversionBroker::Admit(const Request& request) {
         "sharing ", effect.changed_bytes, " bytes more than the ",
         budget_.used(), " shared now passes the limit of ", budget_.limit()));
   }
-  return effect;
+  return absl::OkStatus();
 }
 
 ConversionBroker::Outcome ConversionBroker::Convert(const Request& request) {
-  absl::StatusOr<RequestEffect> effect = Admit(request);
-  if (!effect.ok()) return {Refuse(effect.status()), 0, /*refused=*/true};
-  stats_.Apply([&](ConversionStats& stats) {
-    stats.no_ops += effect->changed_bytes == 0 ? 1 : 0;
-    stats.no_op_bytes += effect->same_bytes;
-    stats.aliased_bytes += effect->aliased_bytes;
-  });
+  return Convert(request, CheckRequest(*states_, request.ranges, request.to));
+}
+
+ConversionBroker::Outcome ConversionBroker::Convert(
+    const Request& request, absl::StatusOr<RequestEffect> effect) {
+  absl::Status admitted =
+      effect.ok() ? Admit(request, *effect) : effect.status();
+  if (!admitted.ok()) return {Refuse(std::move(admitted)), 0, /*refused=*/true};
+  if (effect->changed_bytes == 0 || effect->same_bytes > 0 ||
+      effect->aliased_bytes > 0) {
+    stats_.Apply([&](ConversionStats& stats) {
+      stats.no_ops += effect->changed_bytes == 0 ? 1 : 0;
+      stats.no_op_bytes += effect->same_bytes;
+      stats.aliased_bytes += effect->aliased_bytes;
+    });
+  }
   if (effect->changed_bytes == 0) return {};
   Outcome outcome = Run(
       request, request.to == PageState::kShared ? effect->changed_bytes : 0);

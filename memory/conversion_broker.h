@@ -184,16 +184,18 @@ class ConversionBroker {
   absl::Status Declare(const GuestRange& range, PageState state);
   absl::Status CheckGuestRuns() const;
 
-  // These need a turn on the request's pages. Convert asks Admit first; Run
-  // converts, `taken` shared bytes having been taken from the budget before.
+  // These need a turn on the request's pages. Convert looks what the request
+  // changes, unless the caller did, and asks Admit; Run converts, `taken`
+  // shared bytes having been taken from the budget before.
   Outcome Convert(const Request& request);
+  Outcome Convert(const Request& request, absl::StatusOr<RequestEffect> effect);
   Outcome Run(const Request& request, uint64_t taken);
   Outcome RunBatches(const Request& request);
-  absl::StatusOr<RequestEffect> Admit(const Request& request);
+  absl::Status Admit(const Request& request, const RequestEffect& effect);
   FaultConversion DecideFault(GuestAddress page, PageState wanted,
                               uint64_t generation);
-  absl::Status CheckHostMay(const Request& request,
-                            HostConversionReason reason);
+  absl::StatusOr<RequestEffect> CheckHostMay(const Request& request,
+                                             HostConversionReason reason);
   bool HostOwns(const GuestRange& range, HostConversionReason reason);
   absl::Status ConvertToMap(const PageStateMap& wanted, const GuestRange& range,
                             bool may_stop);

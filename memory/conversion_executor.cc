@@ -133,6 +133,7 @@ absl::Status ConversionExecutor::Prepare(
 void ConversionExecutor::Finish(
     const ConversionSet& set, uint64_t bytes_done,
     absl::Span<ConversionListener* const> listeners) {
+  if (listeners.empty()) return;
   if (bytes_done > 0) {
     const ConversionSet done = Head(set, bytes_done);
     for (ConversionListener* listener : listeners) listener->Commit(done);
