@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of lab/lab itself: statuses, output, limits, a host that dies, ways out."""
+"""Tests of lab/lab itself: statuses, output, limits, a host that dies, ways out.
+
+With arguments it runs the classes or cases that they name; otherwise all, side by side.
+"""
 
 import contextlib
 import fcntl
@@ -238,11 +241,6 @@ class WaysOut(unittest.TestCase):
         started.process.kill()
         started.finish()
 
-    def test_no_temporary_files(self):
-        run("--", "true")
-        names = [path.name for path in (CACHE / "tmp").iterdir()]
-        self.assertEqual([name for name in names if name.startswith("init-")], [])
-
     def test_no_more_at_once_than_there_are_places(self):
         with contextlib.ExitStack() as places:
             held = []
@@ -312,5 +310,38 @@ class Terminal(unittest.TestCase):
             self.assertEqual(termios.tcgetattr(self.slave), self.before)
 
 
+class Leftovers(unittest.TestCase):
+    """When nothing else runs in the lab."""
+
+    def test_no_temporary_files(self):
+        run("--", "true")
+        names = [path.name for path in (CACHE / "tmp").iterdir()]
+        self.assertEqual([name for name in names if name.startswith("init-")], [])
+
+
+# Processes of this program, each with the classes that it runs: those of a row side by side, for a
+# boot of the nested host keeps one processor busy.
+ROWS = ((("Statuses", "Streams"), ("Surroundings", "WaysOut", "Terminal")), (("Leftovers",),))
+
+
+def main():
+    """Runs every class in its row; 0 if all passed."""
+    named = [name for row in ROWS for names in row for name in names]
+    classes = [name for name, value in globals().items()
+               if isinstance(value, type) and issubclass(value, unittest.TestCase)]
+    assert sorted(named) == sorted(classes), (named, classes)
+    status = 0
+    for row in ROWS:
+        processes = [subprocess.Popen([sys.executable, __file__, *names], stdout=subprocess.PIPE,
+                                      stderr=subprocess.STDOUT, text=True) for names in row]
+        # One is read while the others run into pipes that hold what they say.
+        for process in processes:
+            print(process.communicate()[0], flush=True)
+            status |= process.returncode
+    return status
+
+
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    if len(sys.argv) > 1:
+        unittest.main(verbosity=2)
+    sys.exit(main())

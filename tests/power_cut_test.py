@@ -50,10 +50,10 @@ def emulator_of(pid):
     return None
 
 
-def guest():
-    """(kernel, initramfs) of a Debian guest that has the worker as blk_guest."""
+def guest(flavour):
+    """(kernel, initramfs) of a guest that has the worker as blk_guest."""
     done = subprocess.run(
-        [sys.executable, str(LAB / "guest_image"), "debian-6.1", "--add",
+        [sys.executable, str(LAB / "guest_image"), flavour, "--add",
          f"{WORKER}:bin/blk_guest"], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.split("\n")[:2]
 
@@ -108,7 +108,7 @@ class Machine:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
-        self.kernel, self.initramfs = guest()
+        self.guests = [guest(flavour) for flavour in ("debian-6.1", "tiny")]
         self.drives = []
 
     def add_disk(self):
@@ -121,11 +121,16 @@ class Machine:
                         ("-drive", drive, "-device", f"virtio-blk-pci,drive={name}")]
         return f"/dev/vd{'abc'[len(self.drives) // 4 - 1]}"
 
-    def run_guest(self, log, backend, prefix=()):
-        """The script that runs the guest, which writes records to `log` until it is dark."""
+    def run_guest(self, number, prefix=()):
+        """The script that runs a guest, which writes records to log-`number` until it is dark.
+
+        With and without private memory in turn, and every other pair with Debian's kernel.
+        """
+        log, backend = f"log-{number}", ("off", "sw-protected")[number % 2]
+        kernel, initramfs = self.guests[number // 2 % 2]
         command = f"mount -t ext4 /dev/vda /mnt && blk_guest records /mnt/{log}"
         return "exec " + shlex.join([
-            *prefix, CLOISTER, "run", "--kernel", self.kernel, "--initrd", self.initramfs,
+            *prefix, CLOISTER, "run", "--kernel", kernel, "--initrd", initramfs,
             "--append", f"console=ttyS0 quiet panic=-1 {FASTER} cloister.run=\"{command}\"",
             "--memory", "256M", "--confidential", backend, "--disk", "/run/cut/guest.img"]) + "\n"
 
@@ -185,9 +190,7 @@ class Series:
         good = machine.add_disk()
         jobs = []
         for number in self.numbers:
-            backend = ("off", "sw-protected")[number % 2]
-            guest_run = machine.run_guest(f"log-{number}", backend)
-            jobs.append((f"cut-{number}", check(good) + mount(good) + guest_run,
+            jobs.append((f"cut-{number}", check(good) + mount(good) + machine.run_guest(number),
                          self.choose.randint(1, 80)))
         return jobs + [("look", check(good), 0)]
 
@@ -202,7 +205,7 @@ class SeriesWithoutFlushes(Series):
 
     def jobs(self, machine):
         bad = machine.add_disk()
-        return [("bad", mount(bad) + machine.run_guest("log-0", "off", [IGNORE_FLUSH]), 20),
+        return [("bad", mount(bad) + machine.run_guest(0, [IGNORE_FLUSH]), 20),
                 ("bad-look", check(bad), 0)] + super().jobs(machine)
 
 
