@@ -23,7 +23,7 @@ using ::cloister::memory::GuestRange;
 // An unstripped vmlinux with debug information has about 1 GiB.
 constexpr uint64_t kMaximumKernelFile = uint64_t{2} << 30;
 
-// `status` with the file's name before it.
+// `status` with the name of the file, or option, before it.
 absl::Status Annotate(const std::string& name, const absl::Status& status) {
   return absl::Status(status.code(),
                       absl::StrCat(name, ": ", status.message()));
@@ -148,7 +148,9 @@ absl::StatusOr<LaunchImage> LoadLinux(const LinuxLoadOptions& options) {
   BootParams params;
   params.setup_header = kernel.setup_header ? *std::move(kernel.setup_header)
                                             : DefaultSetupHeader();
-  RETURN_IF_ERROR(CheckCommandLine(options.command_line, params.setup_header));
+  absl::Status status =
+      CheckCommandLine(options.command_line, params.setup_header);
+  if (!status.ok()) return Annotate(options.command_line_name, status);
   RETURN_IF_ERROR(AddKernel(options.kernel_path, kernel.elf, &image));
   if (options.acpi) {
     ASSIGN_OR_RETURN(params.rsdp, AddAcpi(*options.acpi, &image));

@@ -22,6 +22,8 @@ struct LinuxLoadOptions {
   std::string initrd_path = {};
   // Without a final NUL.
   std::string command_line = {};
+  // What errors call it: the option that it came from.
+  std::string command_line_name = "kernel command line";
   MemoryLayout memory = {};
   std::optional<AcpiOptions> acpi = {};
   // A flattened device tree for kernels with CONFIG_OF (SETUP_DTB); empty:

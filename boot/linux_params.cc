@@ -136,12 +136,12 @@ std::vector<uint8_t> EncodeSetupData(SetupDataType type,
 absl::Status CheckCommandLine(absl::string_view command_line,
                               const SetupHeader& header) {
   if (command_line.size() > header.command_line_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "kernel command line: ", command_line.size(), " bytes, more than the ",
-        header.command_line_size, " that this kernel accepts"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(command_line.size(), " bytes, more than the ",
+                     header.command_line_size, " that this kernel accepts"));
   }
   if (command_line.find('\0') != absl::string_view::npos) {
-    return absl::InvalidArgumentError("kernel command line: contains a NUL");
+    return absl::InvalidArgumentError("contains a NUL");
   }
   return absl::OkStatus();
 }

@@ -8,7 +8,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
@@ -174,13 +173,6 @@ absl::StatusOr<shim::LaunchOptions> PlanShim(const VmConfig& config,
   return options;
 }
 
-// The loader names files; its other input has a name of ours.
-absl::Status NameOption(const absl::Status& status) {
-  if (!absl::StartsWith(status.message(), "kernel command line")) return status;
-  return absl::Status(status.code(),
-                      absl::StrCat("--append: ", status.message()));
-}
-
 }  // namespace
 
 vcpu::CpuTopology TopologyOf(const CpuConfig& config) {
@@ -202,6 +194,7 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
   const bool io_apic = UsesIoApic(config.devices.transport,
                                   /*confidential=*/confidential.has_value());
   load.command_line = CommandLine(config, io_apic);
+  load.command_line_name = "--append: kernel command line";
   load.memory.ram = ram;
   if (config.devices.transport == VirtioTransport::kMmioFdt) {
     ASSIGN_OR_RETURN(load.device_tree,
@@ -210,8 +203,7 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
     load.acpi = MakeAcpiOptions(ApicIds(topology), io_apic);
     RETURN_IF_ERROR(AddVirtio(config.devices, *load.acpi));
   }
-  absl::StatusOr<boot::LaunchImage> image = boot::LoadLinux(load);
-  if (!image.ok()) return NameOption(image.status());
+  ASSIGN_OR_RETURN(boot::LaunchImage image, boot::LoadLinux(load));
   std::vector<GuestRange> all_ram = ram;
   if (confidential.has_value()) {
     ASSIGN_OR_RETURN(all_ram,
@@ -220,7 +212,7 @@ absl::StatusOr<LaunchPlan> PlanLaunch(
   LaunchPlan plan{.topology = topology,
                   .ram = std::move(ram),
                   .all_ram = std::move(all_ram),
-                  .image = *std::move(image),
+                  .image = std::move(image),
                   .shim = std::nullopt};
   if (confidential.has_value()) {
     ASSIGN_OR_RETURN(plan.shim, PlanShim(config, plan, *confidential));
