@@ -7,12 +7,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cloister/api/all_or_none.h"
 #include "cloister/api/device_update.h"
 #include "cloister/api/vm_config.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/confidential/measurement.h"
 #include "cloister/confidential/measurement_json.h"
+#include "cloister/devices/bus.h"
 #include "cloister/vcpu/exit_counters.h"
 #include "cloister/vmm/builder.h"
 #include "cloister/vmm/launch_plan.h"
@@ -41,10 +43,10 @@ CounterGroup ExitsOf(uint32_t cpu, const vcpu::ExitCounters::Snapshot& exits) {
   return group;
 }
 
-void AddWindow(const char* name, uint64_t start, uint64_t size,
+void AddWindow(std::string name, uint64_t start, uint64_t size,
                std::vector<AddressWindow>* windows) {
   auto range = GuestRange::Create(GuestAddress(start), size);
-  if (range.ok()) windows->push_back({name, *range});
+  if (range.ok()) windows->push_back({std::move(name), *range});
 }
 
 }  // namespace
@@ -181,7 +183,8 @@ absl::StatusOr<uint64_t> VmMachine::Convert(
   if (machine->broker() == nullptr) {
     return absl::FailedPreconditionError("this guest has no private memory");
   }
-  return machine->broker()->ConvertForHost(ranges, to, reason);
+  return ConvertAllOrNone(*machine->broker(), machine->states(), ranges, to,
+                          reason);
 }
 
 absl::Status VmMachine::Update(DeviceKind kind, absl::string_view id,
@@ -304,11 +307,21 @@ std::string VmMachine::Backend() {
 
 std::vector<AddressWindow> VmMachine::Windows() {
   std::vector<AddressWindow> windows;
-  // What the kernel and KVM have in every VM (vmm/layout.h).
-  AddWindow("IOAPIC", 0xfec00000, 0x1000, &windows);
-  AddWindow("local APICs", 0xfee00000, 0x1000, &windows);
-  AddWindow("KVM's pages", vmm::kIdentityMapAddress, 0x4000, &windows);
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return windows;
+  const bool confidential =
+      machine->backend() != confidential::BackendKind::kOff;
   base::MutexLock lock(&mutex_);
+  for (vmm::RegisterWindow& window :
+       vmm::RegisterWindows(config_.devices, confidential)) {
+    windows.push_back({std::move(window.name), window.range});
+  }
+  for (const vmm::ExtraDevice& extra : options_.hooks.extra_devices) {
+    if (extra.space == devices::Bus::Space::kMmio) {
+      AddWindow(std::string(extra.device->name()), extra.start, extra.size,
+                &windows);
+    }
+  }
   for (const GuestRange& range : config_.confidential.exchange_windows) {
     windows.push_back({"exchange window", range});
   }
