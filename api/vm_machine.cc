@@ -140,25 +140,54 @@ absl::Status VmMachine::OpenSerial(const Json& config, vmm::VmHooks* hooks) {
 absl::Status VmMachine::Start(const Json& config) {
   ASSIGN_OR_RETURN(vmm::VmConfig vm_config,
                    VmConfigFromJson(config, options_.id));
+  absl::StatusOr<std::unique_ptr<vmm::MicroVm>> vm =
+      StartUnseen(config, vm_config);
+  if (!vm.ok()) serial_.reset();
+  bool ended = false;
+  {
+    base::MutexLock lock(&mutex_);
+    starting_ = false;
+    std::swap(ended, ended_);
+    if (!vm.ok()) return vm.status();
+    vm_ = vm->get();
+    owned_.push_back(*std::move(vm));
+    config_ = std::move(vm_config);
+  }
+  // What its hooks could not hand on while nobody knew of it.
+  vmm::MicroVm* machine = this->vm();
+  machine->ConsoleWritable();
+  if (ended && options_.hooks.on_end) options_.hooks.on_end();
+  return absl::OkStatus();
+}
+
+// Nobody sees the VM before it runs, so one that does not start can go, with
+// all that it has opened.
+absl::StatusOr<std::unique_ptr<vmm::MicroVm>> VmMachine::StartUnseen(
+    const Json& config, const vmm::VmConfig& vm_config) {
+  {
+    base::MutexLock lock(&mutex_);
+    starting_ = true;
+  }
   vmm::VmHooks hooks = options_.hooks;
+  hooks.on_end = [this] { OnEnd(); };
   RETURN_IF_ERROR(OpenSerial(config, &hooks));
   ASSIGN_OR_RETURN(std::unique_ptr<vmm::MicroVm> vm,
                    vmm::BuildVm(vm_config, hooks));
-  vmm::MicroVm* raw = vm.get();
+  RETURN_IF_ERROR(options_.start ? options_.start(*vm) : vm->Start());
+  return vm;
+}
+
+// The end of a VM that is being started is nobody's business until it has
+// been.
+void VmMachine::OnEnd() {
   {
-    // Before the start: the VM may end at once, and is asked about then.
     base::MutexLock lock(&mutex_);
-    owned_.push_back(std::move(vm));
-    vm_ = raw;
-    config_ = std::move(vm_config);
+    if (starting_) {
+      ended_ = true;
+      return;
+    }
   }
-  absl::Status status = raw->Start();
-  if (!status.ok()) {
-    // Somebody may look at it still: it stays, without being shown.
-    base::MutexLock lock(&mutex_);
-    vm_ = nullptr;
-  }
-  return status;
+  if (options_.hooks.on_end) options_.hooks.on_end();
 }
 
 absl::Status VmMachine::Pause() {

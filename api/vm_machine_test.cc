@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -188,6 +189,56 @@ TEST_F(VmMachineTest, AFailedStartLeavesNoVm) {
   // And another may be tried.
   ASSERT_OK(machine_->Start(Config(vmm::MicroKernel::kPrint)));
   EXPECT_TRUE(Runs());
+}
+
+// Its files and sockets are there for the next one, and its end is nobody's.
+TEST_F(VmMachineTest, AVmThatDoesNotStartIsGone) {
+  int ends = 0;
+  VmMachine::Options options;
+  options.id = "machine-test";
+  options.hooks.console = &console_;
+  options.hooks.kick_signal = SIGRTMIN;
+  options.hooks.on_end = [&ends] { ++ends; };
+  options.start = [](vmm::MicroVm& vm) {
+    EXPECT_OK(vm.Start());
+    vm.Stop();
+    return absl::ResourceExhaustedError("no thread for vCPU 7");
+  };
+  VmMachine failing(options);
+  std::ofstream(Path("disk")) << std::string(4096, 'd');
+  const Json config = Config(
+      vmm::MicroKernel::kPrint,
+      absl::StrCat(",\"drives\":[{\"drive_id\":\"d\",\"path_on_host\":\"",
+                   Path("disk"), "\",\"is_root_device\":false}]"));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(
+        failing.Start(config),
+        StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("vCPU 7")));
+    EXPECT_EQ(failing.vm(), nullptr);
+    EXPECT_EQ(failing.states(), nullptr);
+    EXPECT_EQ(ends, 0);
+  }
+  ASSERT_OK(machine_->Start(config));
+  EXPECT_TRUE(Runs());
+}
+
+// A guest may be quicker than whoever started it.
+TEST_F(VmMachineTest, AnEndBeforeTheStartIsDoneIsTold) {
+  bool seen = false;
+  VmMachine::Options options;
+  options.hooks.console = &console_;
+  options.hooks.kick_signal = SIGRTMIN;
+  std::unique_ptr<VmMachine> machine;
+  options.hooks.on_end = [&] { seen = machine->vm() != nullptr; };
+  options.start = [](vmm::MicroVm& vm) {
+    const absl::Status status = vm.Start();
+    vm.Stop();
+    vm.Wait();
+    return status;
+  };
+  machine = std::make_unique<VmMachine>(options);
+  ASSERT_OK(machine->Start(Config(vmm::MicroKernel::kPrint)));
+  EXPECT_TRUE(seen);
 }
 
 TEST_F(VmMachineTest, TheSerialPortMayGoToAFile) {
