@@ -365,7 +365,7 @@ TEST_F(ControllerTest, AddressesAndSizesAreShownInHexadecimal) {
     EXPECT_EQ(config["memory-policy"]["shared_limit"], "0x8000000");
     EXPECT_EQ(Get("/memory/policy")["shared_limit"], "0x8000000");
   }
-  const Json segments = Get("/memory/map?cells=64")["segments"];
+  const Json segments = Get("/memory/map?cells=128")["segments"];
   EXPECT_EQ(segments[0]["cell_len"], "0x100000");
   auto listener = events_.Subscribe([] {});
   Send("POST", "/memory/convert",
