@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/api/json.h"
+#include "cloister/api/request.h"
 #include "cloister/base/status_macros.h"
 
 namespace cloister::api {
@@ -44,6 +45,12 @@ http::request<http::string_body> MakeRequest(absl::string_view method,
   }
   request.prepare_payload();
   return request;
+}
+
+absl::StatusOr<std::string> BodyOf(absl::StatusOr<ClientResponse> response) {
+  if (!response.ok()) return response.status();
+  if (response->status / 100 == 2) return std::move(response->body);
+  return absl::InvalidArgumentError(FaultMessage(*response));
 }
 
 }  // namespace
@@ -162,10 +169,20 @@ absl::StatusOr<ClientResponse> Client::Call(absl::string_view method,
   return impl_->Call(MakeRequest(method, target, body));
 }
 
+absl::StatusOr<std::string> Client::Invoke(absl::string_view operation) {
+  return Invoke(operation, nullptr, nullptr);
+}
+
+absl::StatusOr<std::string> Client::Invoke(absl::string_view operation,
+                                           const Json& parameters,
+                                           const Json& body) {
+  ASSIGN_OR_RETURN(const ClientRequest request,
+                   RequestOf(operation, parameters, body));
+  return BodyOf(Call(request.method, request.target, request.body));
+}
+
 absl::StatusOr<std::string> Client::Get(absl::string_view target) {
-  ASSIGN_OR_RETURN(ClientResponse response, Call("GET", target));
-  if (response.status / 100 == 2) return std::move(response.body);
-  return absl::InvalidArgumentError(FaultMessage(response));
+  return BodyOf(Call("GET", target));
 }
 
 absl::Status Client::Stream(

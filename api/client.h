@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "cloister/api/json.h"
 
 namespace cloister::api {
 
@@ -30,9 +31,17 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // One request and its answer, whatever its status. `body` empty: none. Errors
-  // are those of the connection, which is then of no more use;
-  // DeadlineExceeded after `limit`.
+  // An operation of the schema, by its id: what `RequestOf` (api/request.h)
+  // makes of the arguments, whose errors come before anything is sent. The
+  // answer's body, empty with 204; a refusal is InvalidArgument with the
+  // fault_message, all else an error of the connection.
+  absl::StatusOr<std::string> Invoke(absl::string_view operation);
+  absl::StatusOr<std::string> Invoke(absl::string_view operation,
+                                     const Json& parameters, const Json& body);
+
+  // Any request and its answer, whatever its status; nothing is checked. `body`
+  // empty: none. Errors are those of the connection, which is then of no more
+  // use; DeadlineExceeded after `limit`.
   absl::StatusOr<ClientResponse> Call(absl::string_view method,
                                       absl::string_view target,
                                       absl::string_view body = "");

@@ -226,7 +226,14 @@ absl::Status ConfigStore::Apply(const Endpoint& endpoint, absl::string_view id,
                              ? kMachineConfigObject
                              : *endpoint.body;
   AddDefaults(object, &value);
+  Json policy = (*json_)["memory-policy"];
+  if (endpoint.operation == Operation::kPutConfidential) {
+    RETURN_IF_ERROR(TakePolicy(&value, &policy));
+  }
   RETURN_IF_ERROR(CheckObject(section, value));
+  if (endpoint.operation == Operation::kPutConfidential) {
+    (*json_)["memory-policy"] = std::move(policy);
+  }
   const std::string id_field = IdField(endpoint);
   if (!id_field.empty()) {
     return PutInList(section, &(*json_)[section], std::move(value), id_field,
@@ -234,6 +241,28 @@ absl::Status ConfigStore::Apply(const Endpoint& endpoint, absl::string_view id,
   }
   (*json_)[section] = std::move(value);
   return absl::OkStatus();
+}
+
+// It has a place of its own, where PATCH /memory/policy finds it.
+absl::Status ConfigStore::TakePolicy(Json* confidential, Json* policy) {
+  auto found = confidential->find("policy");
+  if (found == confidential->end()) return absl::OkStatus();
+  Json change = std::move(*found);
+  confidential->erase(found);
+  auto windows = change.find("exchange_windows");
+  if (windows != change.end()) {
+    if (confidential->contains("exchange_windows")) {
+      return Wrong(
+          "policy: exchange_windows: beside the policy's own; leave "
+          "one of them out");
+    }
+    (*confidential)["exchange_windows"] = std::move(*windows);
+    change.erase(windows);
+  }
+  policy->update(change);
+  const absl::Status status = CheckPolicy(*policy);
+  return status.ok() ? status
+                     : Wrong(absl::StrCat("policy: ", status.message()));
 }
 
 // They are a part of what is launched.
@@ -246,13 +275,33 @@ absl::Status ConfigStore::TakeWindows(Json* policy) {
   return absl::OkStatus();
 }
 
+Json ConfigStore::Shown() const {
+  Json shown = *json_;
+  for (auto& [section, value] : shown.items()) {
+    const Endpoint* endpoint = PutOf(section);
+    if (endpoint == nullptr) continue;
+    ShowAddresses(*endpoint->body, &value);
+    if (!value.is_array()) continue;
+    for (Json& device : value) ShowAddresses(*endpoint->body, &device);
+  }
+  return shown;
+}
+
 Json ConfigStore::Policy() const {
   Json policy = (*json_)["memory-policy"];
   const Json& confidential = (*json_)["confidential"];
   policy["exchange_windows"] = confidential.contains("exchange_windows")
                                    ? confidential["exchange_windows"]
                                    : Json::array();
+  ShowAddresses(kPolicyObject, &policy);
   return policy;
+}
+
+Json ConfigStore::Confidential() const {
+  Json confidential = (*json_)["confidential"];
+  confidential["policy"] = (*json_)["memory-policy"];
+  ShowAddresses(kConfidentialObject, &confidential);
+  return confidential;
 }
 
 absl::StatusOr<Json> ConfigStore::ChangedPolicy(const Json& change) const {

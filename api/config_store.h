@@ -32,8 +32,13 @@ class ConfigStore {
   void NoteChange(const Endpoint& endpoint, absl::string_view id,
                   const Json& change);
 
+  // The three are for clients: with addresses and sizes as "0x...". As GET
+  // /vm/config answers.
+  Json Shown() const;
   // As GET /memory/policy answers: the policy, with the exchange windows.
   Json Policy() const;
+  // As GET /confidential answers before the start: with the policy.
+  Json Confidential() const;
   // The policy as `change`, the body of a PATCH, makes it of a VM that runs.
   // Changes nothing: NotePolicy does, once it is in effect.
   absl::StatusOr<Json> ChangedPolicy(const Json& change) const;
@@ -51,6 +56,7 @@ class ConfigStore {
 
  private:
   absl::Status TakeWindows(Json* policy);
+  static absl::Status TakePolicy(Json* confidential, Json* policy);
   absl::Status LoadSection(absl::string_view section, Json value);
 
   std::shared_ptr<Json> json_;

@@ -279,6 +279,9 @@ TEST(ConfigStoreTest, LoadsWhatItExports) {
   ConfigStore other;
   ASSERT_OK(other.Load(JsonText(store.json())));
   EXPECT_EQ(other.json(), store.json());
+  ConfigStore again;
+  ASSERT_OK(again.Load(JsonText(store.Shown())));
+  EXPECT_EQ(again.json(), store.json());
 }
 
 TEST(ConfigStoreTest, LoadNamesTheSection) {

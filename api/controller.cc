@@ -186,7 +186,9 @@ absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
   {
     base::MutexLock lock(&mutex_);
     const Json& config = config_.json();
-    if (operation == Operation::kGetVmConfig) return Plan{OkJson(config), {}};
+    if (operation == Operation::kGetVmConfig) {
+      return Plan{OkJson(config_.Shown()), {}};
+    }
     if (operation == Operation::kGetMachineConfig) {
       return Plan{OkJson(config["machine-config"]), {}};
     }
@@ -246,7 +248,7 @@ absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
 Json Controller::ConfidentialJson() {
   const std::string backend = machine_->Backend();
   base::MutexLock lock(&mutex_);
-  Json json = config_.json()["confidential"];
+  Json json = config_.Confidential();
   if (!backend.empty()) json["backend"] = backend;
   return json;
 }
@@ -357,16 +359,9 @@ absl::StatusOr<Controller::Plan> Controller::Convert(const Json& arguments) {
                 auto bytes = machine_->Convert(request.ranges, request.to,
                                                request.reason);
                 if (!bytes.ok()) return Refusal(bytes.status());
-                Json ranges = Json::array();
-                for (const GuestRange& range : request.ranges) {
-                  ranges.push_back(range.ToString());
-                }
-                events_->Publish(
-                    "host_conversion",
-                    {{"ranges", std::move(ranges)},
-                     {"to", std::string(memory::PageStateName(request.to))},
-                     {"bytes", *bytes}});
-                return OkJson({{"bytes", *bytes}});
+                Json json = ConvertedJson(request, *bytes);
+                events_->Publish("host_conversion", json);
+                return OkJson(json);
               }};
 }
 

@@ -231,7 +231,11 @@ TEST_F(ControllerTest, ConvertsOnlyWhatTheHostOwns) {
   const Json answer = Json::parse(
       Send("POST", "/memory/convert", convert(window, "shared", window + 65536))
           .body);
-  EXPECT_EQ(answer, Json({{"bytes", 12288}}));
+  EXPECT_EQ(answer, Json({{"ranges",
+                           {{{"gpa", "0x100000000"}, {"len", "0x2000"}},
+                            {{"gpa", "0x100010000"}, {"len", "0x1000"}}}},
+                          {"to", "shared"},
+                          {"bytes", 12288}}));
   EXPECT_EQ(Fault("POST", "/memory/convert",
                   convert(window + 16384, "shared", 2 << 20)),
             "guest owns this page");
@@ -303,7 +307,8 @@ TEST_F(ControllerTest, ThePolicyChangesBeforeTheStartAndAfterIt) {
   Json policy = Get("/memory/policy");
   EXPECT_EQ(policy["implicit"], "allow");
   EXPECT_EQ(policy["burst"], 64);
-  EXPECT_EQ(policy["exchange_windows"][0]["len"], 65536);
+  EXPECT_EQ(policy["exchange_windows"][0],
+            Json({{"gpa", "0x100000000"}, {"len", "0x10000"}}));
   // One place for what can be said in two.
   EXPECT_EQ(Get("/confidential")["exchange_windows"],
             policy["exchange_windows"]);
@@ -343,6 +348,70 @@ TEST_F(ControllerTest, ThePolicyChangesBeforeTheStartAndAfterIt) {
   controller_->OnEnd(Json::object());
   EXPECT_THAT(Fault("PATCH", "/memory/policy", "{\"burst\":7}"),
               HasSubstr("ended"));
+}
+
+TEST_F(ControllerTest, AddressesAndSizesAreShownInHexadecimal) {
+  Done("PUT", "/confidential",
+       "{\"exchange_windows\":[{\"gpa\":4294967296,\"len\":\"1MiB\"}],"
+       "\"policy\":{\"shared_limit\":134217728}}");
+  const Json window = {{"gpa", "0x100000000"}, {"len", "0x100000"}};
+  for (int started = 0; started < 2; ++started) {
+    if (started == 1) StartVm();
+    const Json shown = Get("/confidential");
+    EXPECT_EQ(shown["exchange_windows"][0], window);
+    EXPECT_EQ(shown["policy"]["shared_limit"], "0x8000000");
+    const Json config = Get("/vm/config");
+    EXPECT_EQ(config["confidential"]["exchange_windows"][0], window);
+    EXPECT_EQ(config["memory-policy"]["shared_limit"], "0x8000000");
+    EXPECT_EQ(Get("/memory/policy")["shared_limit"], "0x8000000");
+  }
+  const Json segments = Get("/memory/map?cells=128")["segments"];
+  EXPECT_EQ(segments[0]["cell_len"], "0x100000");
+  auto listener = events_.Subscribe([] {});
+  Send("POST", "/memory/convert",
+       "{\"ranges\":[{\"gpa\":4294967296,\"len\":4096,\"to\":\"shared\"}]}");
+  const Json event = Json::parse(listener->Take(1 << 20), nullptr, false);
+  EXPECT_EQ(event["event"], "host_conversion");
+  ASSERT_EQ(event["ranges"].size(), 1u);
+  EXPECT_EQ(event["ranges"][0],
+            Json({{"gpa", "0x100000000"}, {"len", "0x1000"}}));
+}
+
+TEST_F(ControllerTest, WhatIsShownCanBePutAgain) {
+  Done("PUT", "/confidential",
+       "{\"backend\":\"off\",\"policy\":{\"implicit\":\"deny\",\"burst\":9,"
+       "\"exchange_windows\":[{\"gpa\":\"0x100000000\",\"len\":4096}]}}");
+  const Json shown = Get("/confidential");
+  EXPECT_EQ(shown["policy"]["implicit"], "deny");
+  EXPECT_EQ(shown["policy"]["burst"], 9);
+  EXPECT_EQ(shown["exchange_windows"].size(), 1u);
+  EXPECT_EQ(Get("/memory/policy")["implicit"], "deny");
+  const Json config = Get("/vm/config");
+  Done("PUT", "/confidential", shown.dump());
+  EXPECT_EQ(Get("/confidential"), shown);
+  Done("PUT", "/boot-source", kBoot);
+  ASSERT_OK(controller_->LoadConfig(Get("/vm/config").dump()));
+  EXPECT_EQ(Get("/vm/config")["confidential"], config["confidential"]);
+  EXPECT_EQ(Get("/vm/config")["memory-policy"], config["memory-policy"]);
+}
+
+TEST_F(ControllerTest, APolicyThatIsRefusedChangesNothing) {
+  const Json before = Get("/confidential");
+  EXPECT_THAT(Fault("PUT", "/confidential",
+                    "{\"backend\":\"off\",\"policy\":{\"shared_limit\":5}}"),
+              HasSubstr("policy: shared_limit"));
+  EXPECT_THAT(Fault("PUT", "/confidential", "{\"policy\":{\"burst\":0}}"),
+              HasSubstr("policy: burst"));
+  EXPECT_THAT(Fault("PUT", "/confidential",
+                    "{\"exchange_windows\":[],\"policy\":{\"burst\":3,"
+                    "\"exchange_windows\":[]}}"),
+              HasSubstr("leave one of them out"));
+  // The policy is right, what it comes with is not.
+  EXPECT_THAT(Fault("PUT", "/confidential",
+                    "{\"policy\":{\"burst\":3,\"exchange_windows\":"
+                    "[{\"gpa\":1,\"len\":4096}]}}"),
+              HasSubstr("exchange_windows"));
+  EXPECT_EQ(Get("/confidential"), before);
 }
 
 TEST_F(ControllerTest, LoggerTakesEffectOrIsNotNoted) {

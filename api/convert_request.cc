@@ -2,6 +2,7 @@
 #include "cloister/api/convert_request.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
@@ -36,6 +37,17 @@ absl::StatusOr<ConvertRequest> ConvertRequestOf(const Json& body) {
     request.reason = memory::HostConversionReason::kGivenUp;
   }
   return request;
+}
+
+Json ConvertedJson(const ConvertRequest& request, uint64_t bytes) {
+  Json ranges = Json::array();
+  for (const GuestRange& range : request.ranges) {
+    ranges.push_back({{"gpa", HexText(range.start().value())},
+                      {"len", HexText(range.size())}});
+  }
+  return {{"ranges", std::move(ranges)},
+          {"to", std::string(memory::PageStateName(request.to))},
+          {"bytes", bytes}};
 }
 
 }  // namespace cloister::api

@@ -25,6 +25,9 @@ struct ConvertRequest {
 // not whole pages or wrap, and for ranges that go to different states.
 absl::StatusOr<ConvertRequest> ConvertRequestOf(const Json& body);
 
+// What was done of it: a Converted object (of the schema).
+Json ConvertedJson(const ConvertRequest& request, uint64_t bytes);
+
 // Whole pages from `gpa` on. InvalidArgument naming the fields.
 absl::StatusOr<memory::GuestRange> PageRangeOf(uint64_t gpa, uint64_t len);
 

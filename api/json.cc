@@ -113,4 +113,8 @@ std::string JsonText(const Json& value, bool indented) {
                     Json::error_handler_t::replace);
 }
 
+std::string HexText(uint64_t value) {
+  return absl::StrCat("0x", absl::Hex(value));
+}
+
 }  // namespace cloister::api

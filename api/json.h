@@ -2,6 +2,7 @@
 #ifndef CLOISTER_API_JSON_H_
 #define CLOISTER_API_JSON_H_
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
@@ -23,6 +24,10 @@ absl::StatusOr<Json> ParseJson(absl::string_view text);
 
 // `value` on one line, or indented; bytes that are not UTF-8 are replaced.
 std::string JsonText(const Json& value, bool indented = false);
+
+// "0x1000": how answers and events have guest-physical addresses, and lengths
+// of ranges.
+std::string HexText(uint64_t value);
 
 }  // namespace cloister::api
 

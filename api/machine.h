@@ -66,7 +66,8 @@ class Machine {
   virtual absl::Status Start(const Json& config) = 0;
   virtual absl::Status Pause() = 0;
   virtual absl::Status Resume() = 0;
-  // As memory::ConversionBroker::ConvertForHost.
+  // As memory::ConversionBroker::ConvertForHost, but all or nothing: an error
+  // that says otherwise names what stays converted.
   virtual absl::StatusOr<uint64_t> Convert(
       absl::Span<const memory::GuestRange> ranges, memory::PageState to,
       memory::HostConversionReason reason) = 0;

@@ -6,9 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-
 namespace cloister::api {
 namespace {
 
@@ -21,8 +18,6 @@ using memory::StateRange;
 constexpr size_t kMaxSegments = 64;
 // Pictures have rows of that many; whole rows look better.
 constexpr size_t kCellsInRow = 64;
-
-std::string Hex(uint64_t value) { return absl::StrCat("0x", absl::Hex(value)); }
 
 constexpr std::pair<PageState, const char*> kStates[] = {
     {PageState::kPrivate, "private"},
@@ -132,12 +127,12 @@ Json AttributesJson(const memory::PageStateMap& states,
       return false;
     }
     json["ranges"].push_back(
-        {{"gpa", Hex(part.range.start().value())},
-         {"len", Hex(part.range.size())},
+        {{"gpa", HexText(part.range.start().value())},
+         {"len", HexText(part.range.size())},
          {"state", std::string(memory::PageStateName(part.state))}});
     return true;
   });
-  if (next.has_value()) json["next"] = Hex(*next);
+  if (next.has_value()) json["next"] = HexText(*next);
   return json;
 }
 
@@ -222,13 +217,13 @@ Json MapJson(absl::Span<const MapSegment> map) {
                           : segment.kind == MapSegment::Kind::kHole ? "hole"
                                                                     : "window"},
                  {"name", segment.name},
-                 {"gpa", Hex(segment.range.start().value())},
-                 {"len", Hex(segment.range.size())}};
+                 {"gpa", HexText(segment.range.start().value())},
+                 {"len", HexText(segment.range.size())}};
     if (segment.kind == MapSegment::Kind::kHole) holes += segment.range.size();
     if (segment.kind == MapSegment::Kind::kWindow) {
       windows += segment.range.size();
     }
-    if (ram) json["cell_bytes"] = segment.cell_bytes;
+    if (ram) json["cell_len"] = HexText(segment.cell_bytes);
     for (const auto& cell : segment.cells) {
       Json entry = Json::array();
       for (const auto& [state, name] : kStates) {

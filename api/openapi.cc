@@ -70,6 +70,8 @@ Json TypeSchema(const Field& field) {
       return {{"type", "object"},
               {"maxProperties", field.maximum},
               {"additionalProperties", {{"type", "string"}}}};
+    case Type::kHex:
+      return {{"type", "string"}, {"pattern", "^0x[0-9a-f]+$"}};
     case Type::kAddress:
     case Type::kSize: {
       const char* pattern = field.type == Type::kSize
@@ -130,10 +132,11 @@ Json FaultResponse(absl::string_view description) {
 
 Json ResponsesOf(const Endpoint& endpoint) {
   Json json;
-  if (endpoint.group == Group::kAbsent) {
-    json["400"] = FaultResponse("Not supported.");
-    return json;
+  for (const FaultStatus& fault : FaultStatuses()) {
+    json[absl::StrCat(fault.status)] = {
+        {"$ref", absl::StrCat("#/components/responses/", fault.name)}};
   }
+  if (endpoint.group == Group::kAbsent) return json;
   const bool is_json = endpoint.content == "application/json";
   const std::string content(
       endpoint.content.substr(0, endpoint.content.find(';')));
@@ -145,7 +148,6 @@ Json ResponsesOf(const Endpoint& endpoint) {
     json["200"] = {{"description", std::string(endpoint.doc)},
                    {"content", {{content, {{"schema", schema}}}}}};
   }
-  json["400"] = FaultResponse("Refused: the message says why.");
   return json;
 }
 
@@ -241,6 +243,8 @@ std::string TypeText(const Field& field) {
       return "list of texts";
     case Type::kTextMap:
       return absl::StrCat("object of texts, ", bounds);
+    case Type::kHex:
+      return "\"0x...\"";
     case Type::kAddress:
       return "integer or \"0x...\"";
     case Type::kSize:
@@ -266,7 +270,8 @@ void AppendFields(absl::Span<const Field> fields, std::string* text) {
 void AppendEndpoint(const Endpoint& endpoint, std::string* text) {
   absl::StrAppend(text, "\n### ", MethodName(endpoint.method), " ",
                   endpoint.path, "\n", endpoint.doc,
-                  " Allowed: ", WhenText(endpoint.when), ".");
+                  " Operation `", endpoint.id,
+                  "`, allowed: ", WhenText(endpoint.when), ".");
   if (endpoint.body != nullptr) {
     absl::StrAppend(text, " Body: ", endpoint.body->name, ".");
   }
@@ -301,6 +306,10 @@ Json OpenApiJson(absl::string_view version) {
         [absl::AsciiStrToLower(MethodName(endpoint.method))] =
             OperationJson(endpoint);
   }
+  for (const FaultStatus& fault : FaultStatuses()) {
+    json["components"]["responses"][std::string(fault.name)] =
+        FaultResponse(fault.doc);
+  }
   std::map<std::string, bool> is_body;
   for (const Endpoint& endpoint : Endpoints()) {
     if (endpoint.body != nullptr)
@@ -322,7 +331,11 @@ std::string ReferenceMarkdown() {
       "Printed from `api/schema.cc` and what it includes: do not edit. "
       "`bazel run //api:print_reference > docs/api_reference.md` makes it "
       "anew. docs/api.md explains.\n\n"
-      "Every refusal is 400 with `{\"fault_message\": \"...\"}`.\n";
+      "Any request may be refused, with `{\"fault_message\": \"...\"}`:\n\n"
+      "| status | when |\n| --- | --- |\n";
+  for (const FaultStatus& fault : FaultStatuses()) {
+    absl::StrAppend(&text, "| ", fault.status, " | ", fault.doc, " |\n");
+  }
   constexpr std::pair<Group, const char*> kGroups[] = {
       {Group::kFirecracker, "Endpoints that Firecracker has too"},
       {Group::kCloister, "Cloister's own endpoints"}};

@@ -156,7 +156,8 @@ const Endpoint kEndpoints[] = {
      .group = Group::kFirecracker,
      .when = When::kBeforeStart,
      .doc = "Adds the vsock device, or replaces it.",
-     .body = &kVsockObject},
+     .body = &kVsockObject,
+     .difference = "has rx_rate_limiter and tx_rate_limiter too"},
     {.operation = Operation::kPutEntropy,
      .method = Method::kPut,
      .path = "/entropy",
@@ -404,6 +405,18 @@ const Endpoint kEndpoints[] = {
            kNoHinting),
 };
 
+constexpr FaultStatus kFaultStatuses[] = {
+    {400, "Refused",
+     "Not a request of this API, not allowed in the VM's state, or it failed."},
+    {401, "Unauthorized",
+     "Over TCP: the bearer token is missing or wrong. The body is not read."},
+    {408, "TooSlow", "The request did not arrive whole in time."},
+    {413, "BodyTooLarge", "The body is larger than the limit."},
+    {431, "HeaderTooLarge", "The header is larger than the limit."},
+    {503, "Busy",
+     "Too many connections, too many requests that wait, or one that takes "
+     "longer than a minute: it may still be done."}};
+
 }  // namespace
 
 absl::string_view MethodName(Method method) {
@@ -421,5 +434,7 @@ absl::string_view MethodName(Method method) {
 }
 
 absl::Span<const Endpoint> Endpoints() { return kEndpoints; }
+
+absl::Span<const FaultStatus> FaultStatuses() { return kFaultStatuses; }
 
 }  // namespace cloister::api

@@ -29,6 +29,7 @@ enum class Type {
   kTextMap,  // an object whose values are texts
   kAddress,  // an integer, or text in hexadecimal ("0x1000")
   kSize,     // as kAddress, or text with a unit ("64MiB")
+  kHex,      // text in hexadecimal; of answers only
 };
 
 inline constexpr uint64_t kMaxPathLength = 4095;  // PATH_MAX with its NUL
@@ -127,6 +128,14 @@ struct Endpoint {
 
 // Every endpoint, those that answer "not supported" included.
 absl::Span<const Endpoint> Endpoints();
+
+// What a request may be answered instead, whatever its endpoint.
+struct FaultStatus {
+  int status;
+  absl::string_view name;  // of the response: "BodyTooLarge"
+  absl::string_view doc;
+};
+absl::Span<const FaultStatus> FaultStatuses();
 
 }  // namespace cloister::api
 

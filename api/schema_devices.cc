@@ -269,7 +269,15 @@ constexpr Field kVsockFields[] = {
      .maximum = 100},
     {.name = "vsock_id",
      .doc = "Ignored; old clients send it.",
-     .maximum = kMaxIdLength}};
+     .maximum = kMaxIdLength},
+    {.name = "rx_rate_limiter",
+     .type = Type::kObject,
+     .doc = "Limits of what the guest receives.",
+     .object = &kRateLimiter},
+    {.name = "tx_rate_limiter",
+     .type = Type::kObject,
+     .doc = "Limits of what the guest sends.",
+     .object = &kRateLimiter}};
 
 constexpr Field kEntropyFields[] = {{.name = "rate_limiter",
                                      .type = Type::kObject,

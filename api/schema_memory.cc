@@ -104,7 +104,13 @@ constexpr Field kConfidentialFields[] = {
      .doc = "Memory beside RAM, outside of the guest's e820 table, that the "
             "host may convert at any time; part of the digest.",
      .maximum = 16,
-     .object = &kWindow}};
+     .object = &kWindow},
+    {.name = "policy",
+     .type = Type::kObject,
+     .doc =
+         "What conversions may do, as PATCH /memory/policy takes it; what it "
+         "leaves out stays.",
+     .object = &kPolicyObject}};
 
 constexpr Field kMeasurementFields[] = {
     {.name = "digest", .doc = "SHA-256, in hexadecimal.", .required = true},
@@ -118,8 +124,11 @@ constexpr Field kMeasurementFields[] = {
      .required = true}};
 
 constexpr Field kAttributeRangeFields[] = {
-    {.name = "gpa", .doc = "Where it starts, as \"0x...\".", .required = true},
-    {.name = "len", .doc = "Its bytes, as \"0x...\".", .required = true},
+    {.name = "gpa",
+     .type = Type::kHex,
+     .doc = "Where it starts.",
+     .required = true},
+    {.name = "len", .type = Type::kHex, .doc = "Its bytes.", .required = true},
     {.name = "state",
      .doc = "The state of every page of it.",
      .required = true,
@@ -134,7 +143,9 @@ constexpr Field kAttributesFields[] = {
      .doc = "In ascending order, without gaps; at most 1024.",
      .required = true,
      .object = &kAttributeRange},
-    {.name = "next", .doc = "Ask again from this address: there is more."},
+    {.name = "next",
+     .type = Type::kHex,
+     .doc = "Ask again from this address: there is more."},
     {.name = "generation",
      .type = Type::kInteger,
      .doc = "Grows with every conversion.",
@@ -170,10 +181,30 @@ constexpr Field kConvertFields[] = {
      .choices = "exchange-window|given-up",
      .fallback = "\"exchange-window\""}};
 
-constexpr Field kBytesFields[] = {{.name = "bytes",
-                                   .type = Type::kInteger,
-                                   .doc = "How many changed their state.",
-                                   .required = true}};
+constexpr Field kConvertedRangeFields[] = {
+    {.name = "gpa",
+     .type = Type::kHex,
+     .doc = "Where it starts.",
+     .required = true},
+    {.name = "len", .type = Type::kHex, .doc = "Its bytes.", .required = true}};
+constexpr Object kConvertedRange = {"ConvertedRange",
+                                    "Pages that have the state asked for.",
+                                    kConvertedRangeFields};
+
+constexpr Field kBytesFields[] = {
+    {.name = "ranges",
+     .type = Type::kObjects,
+     .doc = "As they were asked for.",
+     .required = true,
+     .object = &kConvertedRange},
+    {.name = "to",
+     .doc = "Their state.",
+     .required = true,
+     .choices = "private|shared"},
+    {.name = "bytes",
+     .type = Type::kInteger,
+     .doc = "How many changed their state, in all.",
+     .required = true}};
 
 constexpr Field kConversionsFields[] = {
     {.name = "to_shared",
@@ -227,8 +258,9 @@ constexpr Field kPolicyFields[] = {
 constexpr Field kMapFields[] = {
     {.name = "segments",
      .type = Type::kObjects,
-     .doc = "RAM, device windows and holes in ascending order; RAM has cells "
-            "with the bytes of each state.",
+     .doc = "RAM, device windows and holes in ascending order: kind, name, gpa "
+            "and len (\"0x...\"). RAM has cell_len (\"0x...\") and cells, each "
+            "with its bytes in each of cell_states.",
      .required = true},
     {.name = "bytes",
      .type = Type::kObject,

@@ -126,6 +126,7 @@ absl::Status ValidateField(const Field& field, Json* value) {
   }
   switch (field.type) {
     case Type::kText:
+    case Type::kHex:
       return ValidateText(field, value);
     case Type::kInteger:
       return ValidateInteger(field, *value);
@@ -290,6 +291,23 @@ absl::StatusOr<Json> ParseBody(const Endpoint& endpoint,
   ASSIGN_OR_RETURN(Json value, ParseJson(body));
   RETURN_IF_ERROR(ValidateObject(*endpoint.body, &value));
   return value;
+}
+
+void ShowAddresses(const Object& object, Json* value) {
+  if (!value->is_object()) return;
+  for (const Field& field : object.fields) {
+    auto found = value->find(std::string(field.name));
+    if (found == value->end()) continue;
+    const bool number =
+        field.type == Type::kAddress || field.type == Type::kSize;
+    if (number && found->is_number_unsigned()) {
+      *found = HexText(found->get<uint64_t>());
+    }
+    if (field.object == nullptr) continue;
+    if (field.type == Type::kObject) ShowAddresses(*field.object, &*found);
+    if (field.type != Type::kObjects || !found->is_array()) continue;
+    for (Json& element : *found) ShowAddresses(*field.object, &element);
+  }
 }
 
 void AddDefaults(const Object& object, Json* value) {

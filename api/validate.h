@@ -37,6 +37,10 @@ absl::StatusOr<Json> ParseBody(const Endpoint& endpoint,
 // Puts the defaults of `object` where `value` has no member.
 void AddDefaults(const Object& object, Json* value);
 
+// The way back, for answers: numbers in fields of type kAddress and kSize, also
+// of objects within, become "0x...".
+void ShowAddresses(const Object& object, Json* value);
+
 // A field of type kAddress or kSize: 4096, "4096", "0x1000" and, for sizes,
 // "4KiB". InvalidArgument for anything else.
 absl::StatusOr<uint64_t> NumberOf(const Json& value, Type type);

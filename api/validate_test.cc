@@ -194,6 +194,30 @@ TEST(ValidateTest, QueriesAreCheckedLikeBodies) {
   EXPECT_FALSE(ParseQuery(Find("GET", "/"), "a=b").ok());
 }
 
+TEST(ValidateTest, AddressesAreShownAsTheyMayBeGiven) {
+  const Endpoint& endpoint = Find("PUT", "/confidential");
+  const std::string body =
+      "{\"exchange_windows\":[{\"gpa\":4096,\"len\":\"8KiB\"}],"
+      "\"policy\":{\"shared_limit\":\"1MiB\",\"burst\":3}}";
+  ASSERT_OK_AND_ASSIGN(const Json read, ParseBody(endpoint, body));
+  Json shown = read;
+  ShowAddresses(*endpoint.body, &shown);
+  EXPECT_EQ(shown["exchange_windows"][0]["gpa"], "0x1000");
+  EXPECT_EQ(shown["exchange_windows"][0]["len"], "0x2000");
+  EXPECT_EQ(shown["policy"]["shared_limit"], "0x100000");
+  EXPECT_EQ(shown["policy"]["burst"], 3);
+  ASSERT_OK_AND_ASSIGN(const Json back, ParseBody(endpoint, shown.dump()));
+  EXPECT_EQ(back, read);
+  // What is shown already stays, and so does what is no such object.
+  Json again = shown;
+  ShowAddresses(*endpoint.body, &again);
+  EXPECT_EQ(again, shown);
+  Json other = {{"exchange_windows", 7}, {"policy", Json::array({1})}};
+  const Json before = other;
+  ShowAddresses(*endpoint.body, &other);
+  EXPECT_EQ(other, before);
+}
+
 TEST(ValidateTest, ChoicesMayIgnoreCaseAndDefaultsFillIn) {
   ASSERT_OK_AND_ASSIGN(Json logger, ParseBody(Find("PUT", "/logger"),
                                               "{\"level\":\"WARNING\"}"));

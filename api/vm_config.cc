@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/api/vm_config.h"
 
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "cloister/api/config_store.h"
@@ -154,6 +159,8 @@ void FillDevices(const Json& config, vmm::DevicesConfig* devices) {
     devices->vsock.emplace();
     devices->vsock->cid = config["vsock"]["guest_cid"].get<uint64_t>();
     devices->vsock->path = config["vsock"]["uds_path"].get<std::string>();
+    devices->vsock->rx_limit = LimitOf(config["vsock"], "rx_rate_limiter");
+    devices->vsock->tx_limit = LimitOf(config["vsock"], "tx_rate_limiter");
   }
   if (config.contains("entropy")) {
     devices->rng.emplace();
@@ -170,25 +177,69 @@ void FillDevices(const Json& config, vmm::DevicesConfig* devices) {
 }
 
 // The inverse, for GET /vm/config of a VM that options describe.
+void ShowBucket(const devices::TokenBucketConfig& bucket, const char* name,
+                Json* limit) {
+  if (bucket.size == 0) return;
+  Json& shown = (*limit)[name];
+  shown = {{"size", bucket.size}, {"refill_time", bucket.refill_time.count()}};
+  if (bucket.one_time_burst != 0) {
+    shown["one_time_burst"] = bucket.one_time_burst;
+  }
+}
+
+void ShowLimit(const devices::RateLimiterConfig& limit, const char* name,
+               Json* device) {
+  Json shown = Json::object();
+  ShowBucket(limit.bandwidth, "bandwidth", &shown);
+  ShowBucket(limit.operations, "ops", &shown);
+  if (!shown.empty()) (*device)[name] = std::move(shown);
+}
+
+// The name of a tap, which for one that came as a descriptor only the kernel
+// knows.
+std::string TapName(const vmm::NetConfig& net) {
+  if (!net.tap.empty()) return net.tap;
+  struct ifreq request = {};
+  if (::ioctl(net.fd, TUNGETIFF, &request) < 0) {
+    return absl::StrCat("fd:", net.fd);
+  }
+  request.ifr_name[IFNAMSIZ - 1] = '\0';
+  return request.ifr_name;
+}
+
+Json ShownNet(const vmm::NetConfig& net, const std::string& id) {
+  Json card = {{"iface_id", id}, {"host_dev_name", TapName(net)}};
+  if (!net.mac.empty()) card["guest_mac"] = net.mac;
+  ShowLimit(net.rx_limit, "rx_rate_limiter", &card);
+  ShowLimit(net.tx_limit, "tx_rate_limiter", &card);
+  return card;
+}
+
 void ShowDevices(const vmm::DevicesConfig& devices, Json* json) {
   for (size_t i = 0; i < devices.disks.size(); ++i) {
-    (*json)["drives"].push_back({{"drive_id", vmm::DiskId(devices, i)},
-                                 {"path_on_host", devices.disks[i].path},
-                                 {"is_root_device", false},
-                                 {"is_read_only", devices.disks[i].read_only}});
+    const vmm::DiskConfig& disk = devices.disks[i];
+    Json drive = {{"drive_id", vmm::DiskId(devices, i)},
+                  {"path_on_host", disk.path},
+                  {"is_root_device", false},
+                  {"is_read_only", disk.read_only}};
+    ShowLimit(disk.limit, "rate_limiter", &drive);
+    (*json)["drives"].push_back(std::move(drive));
   }
   for (size_t i = 0; i < devices.nets.size(); ++i) {
-    // A tap that came as a descriptor has no name to show.
-    if (devices.nets[i].tap.empty()) continue;
     (*json)["network-interfaces"].push_back(
-        {{"iface_id", vmm::NetId(devices, i)},
-         {"host_dev_name", devices.nets[i].tap}});
+        ShownNet(devices.nets[i], vmm::NetId(devices, i)));
   }
   if (devices.vsock.has_value()) {
-    (*json)["vsock"] = {{"guest_cid", devices.vsock->cid},
-                        {"uds_path", devices.vsock->path}};
+    Json& vsock = (*json)["vsock"];
+    vsock = {{"guest_cid", devices.vsock->cid},
+             {"uds_path", devices.vsock->path}};
+    ShowLimit(devices.vsock->rx_limit, "rx_rate_limiter", &vsock);
+    ShowLimit(devices.vsock->tx_limit, "tx_rate_limiter", &vsock);
   }
-  if (devices.rng.has_value()) (*json)["entropy"] = Json::object();
+  if (devices.rng.has_value()) {
+    (*json)["entropy"] = Json::object();
+    ShowLimit(devices.rng->limit, "rate_limiter", &(*json)["entropy"]);
+  }
   if (devices.balloon.has_value()) {
     (*json)["balloon"] = {
         {"amount_mib", devices.balloon->target >> 20},

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/api/vm_config.h"
 
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -8,7 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/api/config_store.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/base/unique_fd.h"
 #include "cloister/confidential/backend_kind.h"
+#include "cloister/devices/rate_limiter.h"
 #include "cloister/vmm/device_config.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -162,6 +170,52 @@ TEST(VmConfigTest, TheTextOfAConfigurationDescribesIt) {
   EXPECT_EQ(again.devices.nets[0].tap, "tap7");
   EXPECT_EQ(again.devices.vsock->path, "/v");
   EXPECT_EQ(again.devices.balloon->target, vm.devices.balloon->target);
+}
+
+// A VM that options describe: with every limit that they can set.
+TEST(VmConfigTest, TheTextOfAConfigurationHasItsLimits) {
+  vmm::VmConfig vm = Parse(kWhole);
+  const devices::RateLimiterConfig limit = {
+      .bandwidth = {.size = 1 << 20,
+                    .one_time_burst = 7,
+                    .refill_time = std::chrono::seconds(1)},
+      .operations = {.size = 100,
+                     .refill_time = std::chrono::milliseconds(300)}};
+  vm.devices.disks[1].limit = limit;
+  vm.devices.nets[0].rx_limit = limit;
+  vm.devices.nets[0].tx_limit.operations = limit.operations;
+  vm.devices.vsock->rx_limit.bandwidth = limit.bandwidth;
+  vm.devices.vsock->tx_limit = limit;
+  vm.devices.rng->limit = limit;
+  const vmm::DevicesConfig again = Parse(ConfigText(vm, "serial")).devices;
+  EXPECT_EQ(again.disks[0].limit, devices::RateLimiterConfig());
+  EXPECT_EQ(again.disks[1].limit, limit);
+  EXPECT_EQ(again.nets[0].rx_limit, limit);
+  EXPECT_EQ(again.nets[0].tx_limit, vm.devices.nets[0].tx_limit);
+  EXPECT_EQ(again.nets[0].mac, vm.devices.nets[0].mac);
+  EXPECT_EQ(again.vsock->rx_limit, vm.devices.vsock->rx_limit);
+  EXPECT_EQ(again.vsock->tx_limit, limit);
+  EXPECT_EQ(again.rng->limit, limit);
+}
+
+// Its name is the kernel's to say; a descriptor of something else has none.
+TEST(VmConfigTest, ATapThatCameAsADescriptorIsShown) {
+  vmm::VmConfig vm = Parse(kWhole);
+  vm.devices.nets.push_back({});
+  vm.devices.nets[1].fd = STDERR_FILENO;
+  vmm::DevicesConfig shown = Parse(ConfigText(vm, "serial")).devices;
+  ASSERT_EQ(shown.nets.size(), 2u);
+  EXPECT_EQ(shown.nets[1].tap, "fd:2");
+  const base::UniqueFd tun(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+  struct ifreq request = {};
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  if (!tun.valid() || ::ioctl(tun.get(), TUNSETIFF, &request) != 0) {
+    GTEST_SKIP() << "no tap can be made here";
+  }
+  vm.devices.nets[1].fd = tun.get();
+  shown = Parse(ConfigText(vm, "serial")).devices;
+  ASSERT_EQ(shown.nets.size(), 2u);
+  EXPECT_EQ(shown.nets[1].tap, request.ifr_name);
 }
 
 TEST(VmConfigTest, BucketsWithoutASizeOrATimeAreNoLimit) {

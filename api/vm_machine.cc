@@ -7,12 +7,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cloister/api/all_or_none.h"
 #include "cloister/api/device_update.h"
 #include "cloister/api/vm_config.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/confidential/backend_kind.h"
 #include "cloister/confidential/measurement.h"
 #include "cloister/confidential/measurement_json.h"
+#include "cloister/devices/bus.h"
 #include "cloister/vcpu/exit_counters.h"
 #include "cloister/vmm/builder.h"
 #include "cloister/vmm/launch_plan.h"
@@ -41,10 +43,10 @@ CounterGroup ExitsOf(uint32_t cpu, const vcpu::ExitCounters::Snapshot& exits) {
   return group;
 }
 
-void AddWindow(const char* name, uint64_t start, uint64_t size,
+void AddWindow(std::string name, uint64_t start, uint64_t size,
                std::vector<AddressWindow>* windows) {
   auto range = GuestRange::Create(GuestAddress(start), size);
-  if (range.ok()) windows->push_back({name, *range});
+  if (range.ok()) windows->push_back({std::move(name), *range});
 }
 
 }  // namespace
@@ -138,25 +140,54 @@ absl::Status VmMachine::OpenSerial(const Json& config, vmm::VmHooks* hooks) {
 absl::Status VmMachine::Start(const Json& config) {
   ASSIGN_OR_RETURN(vmm::VmConfig vm_config,
                    VmConfigFromJson(config, options_.id));
+  absl::StatusOr<std::unique_ptr<vmm::MicroVm>> vm =
+      StartUnseen(config, vm_config);
+  if (!vm.ok()) serial_.reset();
+  bool ended = false;
+  {
+    base::MutexLock lock(&mutex_);
+    starting_ = false;
+    std::swap(ended, ended_);
+    if (!vm.ok()) return vm.status();
+    vm_ = vm->get();
+    owned_.push_back(*std::move(vm));
+    config_ = std::move(vm_config);
+  }
+  // What its hooks could not hand on while nobody knew of it.
+  vmm::MicroVm* machine = this->vm();
+  machine->ConsoleWritable();
+  if (ended && options_.hooks.on_end) options_.hooks.on_end();
+  return absl::OkStatus();
+}
+
+// Nobody sees the VM before it runs, so one that does not start can go, with
+// all that it has opened.
+absl::StatusOr<std::unique_ptr<vmm::MicroVm>> VmMachine::StartUnseen(
+    const Json& config, const vmm::VmConfig& vm_config) {
+  {
+    base::MutexLock lock(&mutex_);
+    starting_ = true;
+  }
   vmm::VmHooks hooks = options_.hooks;
+  hooks.on_end = [this] { OnEnd(); };
   RETURN_IF_ERROR(OpenSerial(config, &hooks));
   ASSIGN_OR_RETURN(std::unique_ptr<vmm::MicroVm> vm,
                    vmm::BuildVm(vm_config, hooks));
-  vmm::MicroVm* raw = vm.get();
+  RETURN_IF_ERROR(options_.start ? options_.start(*vm) : vm->Start());
+  return vm;
+}
+
+// The end of a VM that is being started is nobody's business until it has
+// been.
+void VmMachine::OnEnd() {
   {
-    // Before the start: the VM may end at once, and is asked about then.
     base::MutexLock lock(&mutex_);
-    owned_.push_back(std::move(vm));
-    vm_ = raw;
-    config_ = std::move(vm_config);
+    if (starting_) {
+      ended_ = true;
+      return;
+    }
   }
-  absl::Status status = raw->Start();
-  if (!status.ok()) {
-    // Somebody may look at it still: it stays, without being shown.
-    base::MutexLock lock(&mutex_);
-    vm_ = nullptr;
-  }
-  return status;
+  if (options_.hooks.on_end) options_.hooks.on_end();
 }
 
 absl::Status VmMachine::Pause() {
@@ -181,7 +212,8 @@ absl::StatusOr<uint64_t> VmMachine::Convert(
   if (machine->broker() == nullptr) {
     return absl::FailedPreconditionError("this guest has no private memory");
   }
-  return machine->broker()->ConvertForHost(ranges, to, reason);
+  return ConvertAllOrNone(*machine->broker(), machine->states(), ranges, to,
+                          reason);
 }
 
 absl::Status VmMachine::Update(DeviceKind kind, absl::string_view id,
@@ -304,11 +336,21 @@ std::string VmMachine::Backend() {
 
 std::vector<AddressWindow> VmMachine::Windows() {
   std::vector<AddressWindow> windows;
-  // What the kernel and KVM have in every VM (vmm/layout.h).
-  AddWindow("IOAPIC", 0xfec00000, 0x1000, &windows);
-  AddWindow("local APICs", 0xfee00000, 0x1000, &windows);
-  AddWindow("KVM's pages", vmm::kIdentityMapAddress, 0x4000, &windows);
+  vmm::MicroVm* machine = vm();
+  if (machine == nullptr) return windows;
+  const bool confidential =
+      machine->backend() != confidential::BackendKind::kOff;
   base::MutexLock lock(&mutex_);
+  for (vmm::RegisterWindow& window :
+       vmm::RegisterWindows(config_.devices, confidential)) {
+    windows.push_back({std::move(window.name), window.range});
+  }
+  for (const vmm::ExtraDevice& extra : options_.hooks.extra_devices) {
+    if (extra.space == devices::Bus::Space::kMmio) {
+      AddWindow(std::string(extra.device->name()), extra.start, extra.size,
+                &windows);
+    }
+  }
   for (const GuestRange& range : config_.confidential.exchange_windows) {
     windows.push_back({"exchange window", range});
   }

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "cloister/api/machine.h"
 #include "cloister/api/output_file.h"
 #include "cloister/base/log.h"
@@ -28,6 +30,8 @@ class VmMachine : public Machine {
     // As vmm::BuildVm takes them; console is where the console's output goes
     // unless PUT /serial names a file, or machine-config says none.
     vmm::VmHooks hooks;
+    // For tests of what follows when it fails; null: MicroVm::Start.
+    std::function<absl::Status(vmm::MicroVm&)> start;
   };
   explicit VmMachine(Options options);
   // Stops the VM.
@@ -63,6 +67,9 @@ class VmMachine : public Machine {
   class FileSink;
   class NullSink;
   absl::Status OpenSerial(const Json& config, vmm::VmHooks* hooks);
+  absl::StatusOr<std::unique_ptr<vmm::MicroVm>> StartUnseen(
+      const Json& config, const vmm::VmConfig& vm_config);
+  void OnEnd();
 
   const Options options_;
   const std::unique_ptr<NullSink> nowhere_;
@@ -70,6 +77,8 @@ class VmMachine : public Machine {
   base::Mutex mutex_;
   std::vector<std::unique_ptr<vmm::MicroVm>> owned_ ABSL_GUARDED_BY(mutex_);
   vmm::MicroVm* vm_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  bool starting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // while starting
   vmm::VmConfig config_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -6,17 +6,24 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "cloister/api/config_store.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/devices/bus.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "cloister/vmm/boot_timer.h"
 #include "cloister/vmm/micro_kernel.h"
@@ -28,6 +35,7 @@ namespace {
 
 using base::StatusIs;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 class NoConsole : public devices::SerialSink {
  public:
@@ -41,6 +49,17 @@ class NoConsole : public devices::SerialSink {
   std::atomic<size_t> written_{0};
 };
 
+// A device of the application's, which no guest here uses.
+class ExtraRegisters : public devices::BusDevice {
+ public:
+  absl::string_view name() const override { return "application"; }
+  void Read(uint64_t, absl::Span<uint8_t> data) override {
+    std::fill(data.begin(), data.end(), 0);
+  }
+  void Write(uint64_t, absl::Span<const uint8_t>) override {}
+};
+constexpr uint64_t kExtra = 0xe0000000;
+
 class VmMachineTest : public ::testing::Test {
  protected:
   VmMachineTest() : timer_(std::chrono::steady_clock::now()) {
@@ -49,6 +68,9 @@ class VmMachineTest : public ::testing::Test {
     options.hooks.console = &console_;
     options.hooks.boot_timer = &timer_;
     options.hooks.kick_signal = SIGRTMIN;
+    options.hooks.extra_devices.push_back({devices::Bus::Space::kMmio, kExtra,
+                                           0x1000,
+                                           std::make_shared<ExtraRegisters>()});
     machine_ = std::make_unique<VmMachine>(std::move(options));
   }
   void SetUp() override {
@@ -138,9 +160,21 @@ TEST_F(VmMachineTest, RunsPausesAndStops) {
   EXPECT_FALSE(machine_->Stats().conversions.has_value());
   EXPECT_THAT(machine_->Stats().leased_bytes, ::testing::Optional(0u));
   EXPECT_FALSE(machine_->Stats().boot.empty());
-  EXPECT_GE(machine_->Windows().size(), 3u);
   machine_->Stop();
   EXPECT_EQ(machine_->vm()->Wait().kind, vmm::VmEnd::Kind::kStopped);
+}
+
+TEST_F(VmMachineTest, WindowsAreThoseOfTheVm) {
+  EXPECT_TRUE(machine_->Windows().empty());
+  ASSERT_OK(
+      machine_->Start(Config(vmm::MicroKernel::kPrint, ",\"entropy\":{}")));
+  std::vector<std::string> names;
+  for (const AddressWindow& window : machine_->Windows()) {
+    names.push_back(window.name);
+  }
+  EXPECT_THAT(names, UnorderedElementsAre("PCI memory", "IOAPIC", "local APICs",
+                                          "KVM's pages", "application"));
+  machine_->Stop();
 }
 
 TEST_F(VmMachineTest, AFailedStartLeavesNoVm) {
@@ -155,6 +189,56 @@ TEST_F(VmMachineTest, AFailedStartLeavesNoVm) {
   // And another may be tried.
   ASSERT_OK(machine_->Start(Config(vmm::MicroKernel::kPrint)));
   EXPECT_TRUE(Runs());
+}
+
+// Its files and sockets are there for the next one, and its end is nobody's.
+TEST_F(VmMachineTest, AVmThatDoesNotStartIsGone) {
+  int ends = 0;
+  VmMachine::Options options;
+  options.id = "machine-test";
+  options.hooks.console = &console_;
+  options.hooks.kick_signal = SIGRTMIN;
+  options.hooks.on_end = [&ends] { ++ends; };
+  options.start = [](vmm::MicroVm& vm) {
+    EXPECT_OK(vm.Start());
+    vm.Stop();
+    return absl::ResourceExhaustedError("no thread for vCPU 7");
+  };
+  VmMachine failing(options);
+  std::ofstream(Path("disk")) << std::string(4096, 'd');
+  const Json config = Config(
+      vmm::MicroKernel::kPrint,
+      absl::StrCat(",\"drives\":[{\"drive_id\":\"d\",\"path_on_host\":\"",
+                   Path("disk"), "\",\"is_root_device\":false}]"));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(
+        failing.Start(config),
+        StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("vCPU 7")));
+    EXPECT_EQ(failing.vm(), nullptr);
+    EXPECT_EQ(failing.states(), nullptr);
+    EXPECT_EQ(ends, 0);
+  }
+  ASSERT_OK(machine_->Start(config));
+  EXPECT_TRUE(Runs());
+}
+
+// A guest may be quicker than whoever started it.
+TEST_F(VmMachineTest, AnEndBeforeTheStartIsDoneIsTold) {
+  bool seen = false;
+  VmMachine::Options options;
+  options.hooks.console = &console_;
+  options.hooks.kick_signal = SIGRTMIN;
+  std::unique_ptr<VmMachine> machine;
+  options.hooks.on_end = [&] { seen = machine->vm() != nullptr; };
+  options.start = [](vmm::MicroVm& vm) {
+    const absl::Status status = vm.Start();
+    vm.Stop();
+    vm.Wait();
+    return status;
+  };
+  machine = std::make_unique<VmMachine>(options);
+  ASSERT_OK(machine->Start(Config(vmm::MicroKernel::kPrint)));
+  EXPECT_TRUE(seen);
 }
 
 TEST_F(VmMachineTest, TheSerialPortMayGoToAFile) {

@@ -3,7 +3,11 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
-#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "cloister/api/request.h"
+#include "cloister/api/schema.h"
 
 namespace cloister::cli {
 namespace {
@@ -26,19 +30,23 @@ CLI::App* AddVerb(CLI::App* app, CtlOptions* options, const char* verb,
 }
 
 void AddRequestVerbs(CLI::App* app, CtlOptions* options) {
-  AddVerb(app, options, "get", "GET a path and print the answer")
-      ->add_option("path", options->path, "Such as /machine-config")
-      ->required()
-      ->type_name("PATH");
-  constexpr std::pair<const char*, const char*> kVerbs[] = {
-      {"put", "PUT a body of JSON"},
-      {"patch", "PATCH with a body of JSON"},
-      {"post", "POST a body of JSON"}};
-  for (const auto& [verb, text] : kVerbs) {
+  const struct {
+    const char* verb;
+    api::Method method;
+    const char* text;
+  } kVerbs[] = {{"get", api::Method::kGet, "GET a path and print the answer"},
+                {"put", api::Method::kPut, "PUT a body of JSON"},
+                {"patch", api::Method::kPatch, "PATCH with a body of JSON"},
+                {"post", api::Method::kPost, "POST a body of JSON"}};
+  for (const auto& [verb, method, text] : kVerbs) {
     CLI::App* command = AddVerb(app, options, verb, text);
-    command->add_option("path", options->path, "Such as /machine-config")
+    command
+        ->add_option(
+            "path", options->path,
+            absl::StrCat("One of ", absl::StrJoin(api::PathsOf(method), ", ")))
         ->required()
         ->type_name("PATH");
+    if (method == api::Method::kGet) continue;
     command->add_option("body", options->body, "JSON; - reads standard input")
         ->required()
         ->type_name("JSON");

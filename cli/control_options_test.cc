@@ -5,6 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "cloister/api/schema.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -112,6 +116,23 @@ TEST(CtlOptionsTest, VerbsTakeWhatTheyNeed) {
   EXPECT_EQ(ParseCtl({"start", "--api-sock", "/s"}, &options), "");
   EXPECT_EQ(options.verb, "start");
   EXPECT_EQ(options.socket, "/s");
+}
+
+// What --help, the man page and the completions say of paths is the API's own.
+TEST(CtlOptionsTest, RequestsNameTheirPaths) {
+  CtlOptions options;
+  CLI::App app;
+  AddCtlCommands(&app, &options);
+  for (const api::Endpoint& endpoint : api::Endpoints()) {
+    const std::string verb =
+        absl::AsciiStrToLower(api::MethodName(endpoint.method));
+    EXPECT_EQ(
+        absl::StrContains(
+            app.get_subcommand(verb)->get_option("path")->get_description(),
+            absl::StrCat(" ", endpoint.path)),
+        endpoint.group != api::Group::kAbsent)
+        << endpoint.id;
+  }
 }
 
 TEST(CtlOptionsTest, MistakesAreFound) {

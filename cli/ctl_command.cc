@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "cloister/api/client.h"
 #include "cloister/api/json.h"
+#include "cloister/api/request.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/cli/ctl_top.h"
 #include "cloister/cli/exit_code.h"
@@ -23,21 +24,21 @@ namespace {
 using api::Client;
 using api::Json;
 
+// Verbs that are one operation of the schema with one field.
 struct Shorthand {
   const char* verb;
-  const char* method;
-  const char* path;
-  const char* body;
+  const char* operation;
+  const char* field;
+  const char* value;
 };
 constexpr Shorthand kShorthands[] = {
-    {"start", "PUT", "/actions", "{\"action_type\":\"InstanceStart\"}"},
-    {"stop", "PUT", "/actions", "{\"action_type\":\"InstanceStop\"}"},
-    {"power-button", "PUT", "/actions",
-     "{\"action_type\":\"SendPowerButton\"}"},
-    {"ctrl-alt-del", "PUT", "/actions", "{\"action_type\":\"SendCtrlAltDel\"}"},
-    {"flush-metrics", "PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}"},
-    {"pause", "PATCH", "/vm", "{\"state\":\"Paused\"}"},
-    {"resume", "PATCH", "/vm", "{\"state\":\"Resumed\"}"},
+    {"start", "putAction", "action_type", "InstanceStart"},
+    {"stop", "putAction", "action_type", "InstanceStop"},
+    {"power-button", "putAction", "action_type", "SendPowerButton"},
+    {"ctrl-alt-del", "putAction", "action_type", "SendCtrlAltDel"},
+    {"flush-metrics", "putAction", "action_type", "FlushMetrics"},
+    {"pause", "patchVm", "state", "Paused"},
+    {"resume", "patchVm", "state", "Resumed"},
 };
 
 std::string ReadStdin() {
@@ -57,7 +58,7 @@ std::string Pretty(const std::string& body) {
   return api::JsonText(*json, /*indented=*/true) + "\n";
 }
 
-absl::StatusOr<CtlRequest> ConvertRequest(const CtlOptions& options) {
+absl::StatusOr<api::ClientRequest> ConvertRequest(const CtlOptions& options) {
   Json json = {{"ranges", Json::array()}, {"reason", options.reason}};
   for (const std::string& range : options.ranges) {
     const std::vector<std::string> parts = absl::StrSplit(range, ',');
@@ -68,27 +69,30 @@ absl::StatusOr<CtlRequest> ConvertRequest(const CtlOptions& options) {
     json["ranges"].push_back(
         {{"gpa", parts[0]}, {"len", parts[1]}, {"to", options.to}});
   }
-  return CtlRequest{"POST", "/memory/convert", api::JsonText(json)};
+  return api::RequestOf("convertMemory", nullptr, json);
 }
 
-absl::Status Send(Client& client, const CtlRequest& request) {
+absl::Status Send(Client& client, const api::ClientRequest& request) {
   ASSIGN_OR_RETURN(api::ClientResponse response,
-                   client.Call(request.method, request.path, request.body));
+                   client.Call(request.method, request.target, request.body));
   if (response.status / 100 != 2) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        request.method, " ", request.path, ": ", api::FaultMessage(response)));
+    return absl::InvalidArgumentError(
+        absl::StrCat(request.method, " ", request.target, ": ",
+                     api::FaultMessage(response)));
   }
   std::fputs(Pretty(response.body).c_str(), stdout);
   return absl::OkStatus();
 }
 
 absl::Status ShowMemory(Client& client) {
-  ASSIGN_OR_RETURN(std::string map, client.Get("/memory/map?cells=128"));
-  ASSIGN_OR_RETURN(api::ClientResponse conversions,
-                   client.Call("GET", "/memory/conversions"));
-  std::fputs(MemoryText(map, conversions.status == 200 ? conversions.body : "")
-                 .c_str(),
-             stdout);
+  ASSIGN_OR_RETURN(std::string map,
+                   client.Invoke("getMemoryMap", {{"cells", 128}}, nullptr));
+  absl::StatusOr<std::string> conversions = client.Invoke("getConversions");
+  // A guest without private memory has none.
+  if (!conversions.ok() && !absl::IsInvalidArgument(conversions.status())) {
+    return conversions.status();
+  }
+  std::fputs(MemoryText(map, conversions.value_or("")).c_str(), stdout);
   return absl::OkStatus();
 }
 
@@ -110,7 +114,7 @@ absl::Status ShowEvents(Client& client, uint64_t count) {
 
 absl::Status Execute(const CtlOptions& options) {
   // Before connecting, so that a mistake is named first.
-  absl::StatusOr<CtlRequest> request = CtlRequest();
+  absl::StatusOr<api::ClientRequest> request = api::ClientRequest();
   const bool composite = options.verb == "memory" || options.verb == "events" ||
                          options.verb == "top";
   if (!composite) {
@@ -138,10 +142,11 @@ std::string Bytes(uint64_t bytes) {
 
 }  // namespace
 
-absl::StatusOr<CtlRequest> CtlRequestOf(const CtlOptions& options) {
+absl::StatusOr<api::ClientRequest> CtlRequestOf(const CtlOptions& options) {
   for (const Shorthand& shorthand : kShorthands) {
     if (options.verb == shorthand.verb) {
-      return CtlRequest{shorthand.method, shorthand.path, shorthand.body};
+      return api::RequestOf(shorthand.operation, nullptr,
+                            {{shorthand.field, shorthand.value}});
     }
   }
   if (options.verb == "convert") return ConvertRequest(options);
@@ -149,11 +154,9 @@ absl::StatusOr<CtlRequest> CtlRequestOf(const CtlOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", options.path, "\": a path begins with \"/\""));
   }
-  CtlRequest request{absl::AsciiStrToUpper(options.verb), options.path,
-                     options.body == "-" ? ReadStdin() : options.body};
-  if (!request.body.empty()) {
-    RETURN_IF_ERROR(api::ParseJson(request.body).status());
-  }
+  api::ClientRequest request{absl::AsciiStrToUpper(options.verb), options.path,
+                             options.body == "-" ? ReadStdin() : options.body};
+  RETURN_IF_ERROR(api::CheckRequest(request));
   return request;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "cloister/api/request.h"
 #include "cloister/cli/ctl_options.h"
 
 namespace cloister::cli {
@@ -14,13 +15,9 @@ namespace cloister::cli {
 // answers on stdout. kExitOk, or kExitError after one line on stderr.
 int CtlCommand(const CtlOptions& options);
 
-// The method, path and body of a verb that is one request.
-struct CtlRequest {
-  std::string method;
-  std::string path;
-  std::string body;
-};
-absl::StatusOr<CtlRequest> CtlRequestOf(const CtlOptions& options);
+// The request of a verb that is one, checked against the API's schema:
+// InvalidArgument, NotFound or Unimplemented for what no server would take.
+absl::StatusOr<api::ClientRequest> CtlRequestOf(const CtlOptions& options);
 
 // GET /memory/map and /memory/conversions for people.
 std::string MemoryText(const std::string& map, const std::string& conversions);

@@ -15,9 +15,9 @@ using ::testing::HasSubstr;
 TEST(CtlCommandTest, VerbsAreRequests) {
   CtlOptions options;
   options.verb = "pause";
-  ASSERT_OK_AND_ASSIGN(CtlRequest request, CtlRequestOf(options));
+  ASSERT_OK_AND_ASSIGN(api::ClientRequest request, CtlRequestOf(options));
   EXPECT_EQ(request.method, "PATCH");
-  EXPECT_EQ(request.path, "/vm");
+  EXPECT_EQ(request.target, "/vm");
   EXPECT_EQ(request.body, "{\"state\":\"Paused\"}");
   options.verb = "put";
   options.path = "/entropy";
@@ -38,10 +38,26 @@ TEST(CtlCommandTest, MistakesAreNamedBeforeAnythingIsSent) {
   options.body = "{";
   EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
               HasSubstr("not JSON"));
+  options.body = "{\"bogus\":1}";
+  EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
+              HasSubstr("unknown field \"bogus\""));
+  options.verb = "patch";
+  EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
+              HasSubstr("PATCH /entropy"));
+  options.verb = "get";
+  options.path = "/memory/attributes?lenn=1";
+  EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
+              HasSubstr("\"lenn\""));
+  options.path = "/mmds";
+  EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
+              HasSubstr("not supported"));
   options.verb = "convert";
   options.ranges = {"0x1000"};
   EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
               HasSubstr("GPA,SIZE"));
+  options.ranges = {"0x1000,many"};
+  EXPECT_THAT(std::string(CtlRequestOf(options).status().message()),
+              HasSubstr("len: expected a size"));
 }
 
 TEST(CtlCommandTest, ConvertListsItsRanges) {
@@ -49,8 +65,8 @@ TEST(CtlCommandTest, ConvertListsItsRanges) {
   options.verb = "convert";
   options.ranges = {"0x100000000,64KiB", "0x100100000,4096"};
   options.to = "private";
-  ASSERT_OK_AND_ASSIGN(CtlRequest request, CtlRequestOf(options));
-  EXPECT_EQ(request.path, "/memory/convert");
+  ASSERT_OK_AND_ASSIGN(api::ClientRequest request, CtlRequestOf(options));
+  EXPECT_EQ(request.target, "/memory/convert");
   EXPECT_EQ(request.body,
             "{\"ranges\":[{\"gpa\":\"0x100000000\",\"len\":\"64KiB\",\"to\":"
             "\"private\"},{\"gpa\":\"0x100100000\",\"len\":\"4096\",\"to\":"

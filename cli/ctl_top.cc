@@ -226,12 +226,13 @@ void Draw(const std::string& screen) {
 }
 
 absl::StatusOr<TopSample> Look(api::Client& client) {
-  ASSIGN_OR_RETURN(std::string instance, client.Get("/"));
-  ASSIGN_OR_RETURN(std::string metrics, client.Get("/metrics"));
-  ASSIGN_OR_RETURN(
-      api::ClientResponse map,
-      client.Call("GET", absl::StrCat("/memory/map?cells=", kBarCells)));
-  return ParseTopSample(instance, metrics, map.status == 200 ? map.body : "{}");
+  ASSIGN_OR_RETURN(std::string instance, client.Invoke("describeInstance"));
+  ASSIGN_OR_RETURN(std::string metrics, client.Invoke("getMetrics"));
+  absl::StatusOr<std::string> map =
+      client.Invoke("getMemoryMap", {{"cells", kBarCells}}, nullptr);
+  // Refused before the start.
+  if (!map.ok() && !absl::IsInvalidArgument(map.status())) return map.status();
+  return ParseTopSample(instance, metrics, map.value_or("{}"));
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ std::string StartState(const shim::Handover& inputs) {
   for (uint32_t i = 0; i < inputs.ram_count; ++i) {
     absl::StrAppend(&ram, i == 0 ? "" : ", ",
                     "{\"gpa\": ", Hex(inputs.ram[i].start),
-                    ", \"size\": ", inputs.ram[i].size, "}");
+                    ", \"size\": ", Hex(inputs.ram[i].size), "}");
   }
   return absl::StrCat(
       "    {\"type\": \"start state\", \"shim\": ", Hex(inputs.shim),
@@ -33,19 +33,20 @@ std::string StartState(const shim::Handover& inputs) {
 std::string PieceEntry(const shim::HandoverPiece& piece) {
   absl::string_view name =
       boot::PieceTypeName(static_cast<boot::PieceType>(piece.type));
-  return absl::StrCat(
-      "    {\"type\": \"", name, "\", \"gpa\": ", Hex(piece.gpa),
-      ", \"length\": ", piece.length, ", \"memory_size\": ", piece.memory_size,
-      ", \"digest\": \"", shim::DigestHex(piece.digest), "\"}");
+  return absl::StrCat("    {\"type\": \"", name,
+                      "\", \"gpa\": ", Hex(piece.gpa),
+                      ", \"length\": ", Hex(piece.length),
+                      ", \"memory_size\": ", Hex(piece.memory_size),
+                      ", \"digest\": \"", shim::DigestHex(piece.digest), "\"}");
 }
 
 }  // namespace
 
 std::string MeasurementJson(const MeasurementReport& report) {
-  std::string inputs =
-      absl::StrCat("    {\"type\": \"shim\", \"length\": ", report.shim_size,
-                   ", \"digest\": \"", shim::DigestHex(report.shim), "\"},\n",
-                   StartState(report.inputs));
+  std::string inputs = absl::StrCat(
+      "    {\"type\": \"shim\", \"length\": ", Hex(report.shim_size),
+      ", \"digest\": \"", shim::DigestHex(report.shim), "\"},\n",
+      StartState(report.inputs));
   for (uint32_t i = 0; i < report.inputs.piece_count; ++i) {
     absl::StrAppend(&inputs, ",\n", PieceEntry(report.inputs.pieces[i]));
   }

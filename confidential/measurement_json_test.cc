@@ -29,8 +29,8 @@ TEST(MeasurementJsonTest, ListsTheInputsInHashingOrder) {
       "\",\n"
       "  \"format\": 1,\n"
       "  \"inputs\": [\n"
-      "    {\"type\": \"shim\", \"length\": " +
-      std::to_string(report.shim_size) + ", " + hash +
+      "    {\"type\": \"shim\", \"length\": \"" +
+      GuestAddress(report.shim_size).ToString() + "\", " + hash +
       "},\n"
       "    {\"type\": \"start state\", \"shim\": \"0x1000000\", "
       "\"entry\": \"0x200000\", \"boot_params\": \"0x100000\", "
@@ -38,16 +38,16 @@ TEST(MeasurementJsonTest, ListsTheInputsInHashingOrder) {
       "\"" +
       shim::DigestHex(report.inputs.platform) +
       "\", "
-      "\"ram\": [{\"gpa\": \"0x0\", \"size\": 33554432}]},\n"
+      "\"ram\": [{\"gpa\": \"0x0\", \"size\": \"0x2000000\"}]},\n"
       // SHA-256 of 01 02 03 04 05, checked with an independent tool.
       "    {\"type\": \"kernel segment\", \"gpa\": \"0x200000\", "
-      "\"length\": 5, \"memory_size\": 36864, \"digest\": "
+      "\"length\": \"0x5\", \"memory_size\": \"0x9000\", \"digest\": "
       "\"74f81fe167d99b4cb41d6d0ccda82278caee9f3e2f25d5e5a3936ff3dcec60d0\"},"
       "\n";
   std::string json = MeasurementJson(report);
   EXPECT_EQ(json.substr(0, expected.size()), expected);
   EXPECT_THAT(json, HasSubstr("\"type\": \"ACPI tables\", \"gpa\": "
-                              "\"0x103000\", \"length\": 1,"));
+                              "\"0x103000\", \"length\": \"0x1\","));
   EXPECT_EQ(json.substr(json.size() - 9), "\"}\n  ]\n}\n");
 }
 
@@ -73,8 +73,8 @@ TEST(MeasurementJsonTest, ListsOfAnyLengthAreLists) {
   ASSERT_OK_AND_ASSIGN(MeasurementReport report, Measure(options));
   const std::string text = MeasurementJson(report);
   EXPECT_THAT(text,
-              HasSubstr("[{\"gpa\": \"0x0\", \"size\": 33554432}, "
-                        "{\"gpa\": \"0x100000000\", \"size\": 1048576}]"));
+              HasSubstr("[{\"gpa\": \"0x0\", \"size\": \"0x2000000\"}, "
+                        "{\"gpa\": \"0x100000000\", \"size\": \"0x100000\"}]"));
   EXPECT_THAT(text, Not(HasSubstr("},\n  ]")));
   EXPECT_THAT(text, Not(HasSubstr("}\n    {")));
 }

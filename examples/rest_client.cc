@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A program that talks to a running VM: says what its memory is, then prints
-// events as they come. Links nothing of the monitor but the client.
+// events as they come. Links nothing of the monitor but the client and its
+// schema.
 //
 //   rest_client SOCKET [EVENTS]
 #include <cstdio>
@@ -24,11 +25,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", client.status().ToString().c_str());
     return 1;
   }
-  for (const char* path : {"/", "/confidential", "/memory/conversions"}) {
-    absl::StatusOr<std::string> answer = (*client)->Get(path);
+  // Operations go by their ids in the schema (docs/api_reference.md).
+  for (const char* operation :
+       {"describeInstance", "getConfidential", "getConversions"}) {
+    absl::StatusOr<std::string> answer = (*client)->Invoke(operation);
     // Before InstanceStart, say, there are no conversions: that is no error of
     // this program's.
-    std::printf("%s: %s\n", path,
+    std::printf("%s: %s\n", operation,
                 answer.ok() ? answer->c_str()
                             : std::string(answer.status().message()).c_str());
   }

@@ -79,7 +79,7 @@ TEST_F(RestClientTest, SaysWhatTheVmIs) {
       Shell(absl::StrCat("examples/rest_client ", folder_, "/s"));
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("\"state\":\"Not started\""));
-  EXPECT_THAT(result.output, HasSubstr("/memory/conversions: "));
+  EXPECT_THAT(result.output, HasSubstr("getConversions: "));
   EXPECT_THAT(result.output, HasSubstr("has not been started"));
 
   ASSERT_OK(controller_.LoadConfig(

@@ -342,8 +342,9 @@ TEST_F(ApiBootTest, ConfidentialGuestByTheCommandsOfTheManual) {
   json window =
       RunForJson("api 'http://localhost/memory/attributes?gpa=0x1")["ranges"];
   EXPECT_EQ(window[0]["state"], "private");
-  EXPECT_EQ(RunForJson("api -X POST http://localhost/memory/conv")["bytes"],
-            65536);
+  const json converted = RunForJson("api -X POST http://localhost/memory/conv");
+  EXPECT_EQ(converted["bytes"], 65536);
+  EXPECT_EQ(converted["ranges"][0]["len"], "0x10000");
   window = Attributes(kWindow, 1 << 20);
   EXPECT_EQ(window[0]["state"], "shared");
   EXPECT_EQ(window[0]["len"], "0x10000");
@@ -368,7 +369,7 @@ TEST_F(ApiBootTest, ConfidentialGuestByTheCommandsOfTheManual) {
 
   // From now on the guest may share no more than it does.
   EXPECT_EQ(RunCommand("api -X PATCH http://localhost/memory/policy"), "");
-  EXPECT_EQ(Get("/memory/policy")["shared_limit"], 128 << 20);
+  EXPECT_EQ(Get("/memory/policy")["shared_limit"], "0x8000000");
 
   EXPECT_EQ(RunCommand("api -X PATCH http://localhost/vm"), "");
   EXPECT_EQ(Get("/")["state"], "Paused");
@@ -376,7 +377,10 @@ TEST_F(ApiBootTest, ConfidentialGuestByTheCommandsOfTheManual) {
   EXPECT_EQ(Get("/metrics")["vcpus"], paused);
   EXPECT_EQ(RunCommand("api -X PATCH http://localhost/vm"), "");
   ExpectGuest("pass ");
-  EXPECT_THAT(Send("GET", "/memory/map.svg").body, HasSubstr("</svg>"));
+  const std::string map = Send("GET", "/memory/map.svg").body;
+  EXPECT_THAT(map, HasSubstr("</svg>"));
+  EXPECT_THAT(map, HasSubstr("local APICs"));
+  EXPECT_THAT(map, Not(HasSubstr("IOAPIC"))) << "this guest knows of none";
   EXPECT_THAT(Send("GET", "/metrics/prometheus").body,
               HasSubstr("cloister_memory_bytes{state=\"private\"}"));
 

@@ -40,6 +40,7 @@ LAYERS = {
         "confidential:backend_kind",
         "confidential:measurement",
         "confidential:measurement_json",
+        "devices:bus",
         "devices:rate_limiter",
         "devices:serial",
         "vcpu:exit_counters",

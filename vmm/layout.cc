@@ -114,4 +114,27 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   return absl::OkStatus();
 }
 
+std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
+                                            bool confidential) {
+  std::vector<RegisterWindow> windows;
+  const auto add = [&](const char* name, uint64_t start, uint64_t size) {
+    auto range = GuestRange::Create(GuestAddress(start), size);
+    if (range.ok()) windows.push_back({name, *range});
+  };
+  const bool io_apic = UsesIoApic(config.transport, confidential);
+  if (config.count() > 0) {
+    // Without an IOAPIC the registers of PCI devices are ports alone.
+    if (config.transport != VirtioTransport::kPci) {
+      add("virtio-mmio", kVirtioMmioFirst, config.count() * memory::kPageSize);
+    } else if (io_apic) {
+      add("PCI memory", kPciMemory, kPciMemorySize);
+    }
+  }
+  if (io_apic) add("IOAPIC", boot::AcpiIoApic{}.address, memory::kPageSize);
+  add("local APICs", 0xfee00000, memory::kPageSize);
+  add("KVM's pages", kIdentityMapAddress,
+      kTssAddress + 3 * memory::kPageSize - kIdentityMapAddress);
+  return windows;
+}
+
 }  // namespace cloister::vmm

@@ -6,6 +6,7 @@
 #define CLOISTER_VMM_LAYOUT_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -93,6 +94,17 @@ absl::StatusOr<std::vector<uint8_t>> MakeDeviceTree(
 // Adds what announces `config` to the guest. With PCI that is the root, the
 // same for any number of devices.
 absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi);
+
+// A stretch of the address space with registers in it.
+struct RegisterWindow {
+  std::string name;
+  memory::GuestRange range;
+};
+// Those of a guest with the devices of `config`, in ascending order: where it
+// is told to look for PCI's memory or for virtio-mmio, the IOAPIC if it knows
+// of one, and what every VM has of KVM.
+std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
+                                            bool confidential);
 
 }  // namespace cloister::vmm
 

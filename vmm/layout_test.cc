@@ -67,6 +67,41 @@ TEST(LayoutTest, ADeviceTreeNamesTheSamePlacesAsTheDevicesHave) {
             std::string::npos);
 }
 
+std::string WindowNames(VirtioTransport transport, bool confidential,
+                        bool devices) {
+  DevicesConfig config;
+  config.transport = transport;
+  if (devices) {
+    config.rng.emplace();
+    config.console.emplace();
+  }
+  std::string names;
+  uint64_t end = kHoleStart;
+  for (const RegisterWindow& window : RegisterWindows(config, confidential)) {
+    EXPECT_GE(window.range.start().value(), end) << window.name;
+    end = window.range.last().value() + 1;
+    EXPECT_LE(end, kFourGiB);
+    absl::StrAppend(&names, window.name, " ", window.range.start().ToString(),
+                    "+", window.range.size() >> 12, ", ");
+  }
+  return names;
+}
+
+TEST(LayoutTest, RegisterWindowsAreThoseThatTheGuestHas) {
+  const std::string rest =
+      "local APICs 0xfee00000+1, KVM's pages 0xfffbc000+4, ";
+  const std::string io_apic = "IOAPIC 0xfec00000+1, " + rest;
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, false, true),
+            "PCI memory 0xd0000000+4096, " + io_apic);
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, false, false), io_apic);
+  EXPECT_EQ(WindowNames(VirtioTransport::kMmio, false, true),
+            "virtio-mmio 0xd2000000+2, " + io_apic);
+  // Its PCI devices have ports alone, and its interrupts are the 8259's.
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, true, true), rest);
+  EXPECT_EQ(WindowNames(VirtioTransport::kMmioFdt, true, true),
+            "virtio-mmio 0xd2000000+2, " + io_apic);
+}
+
 TEST(LayoutTest, KvmPagesLieInTheHole) {
   EXPECT_GE(kIdentityMapAddress, kHoleStart);
   EXPECT_GE(kTssAddress, kIdentityMapAddress + memory::kPageSize);
