@@ -91,6 +91,7 @@ void DeviceState::NegotiateFeatures() {
   const bool modern = (accepted_ & kFeatureVersion1) != 0;
   const bool platform = (accepted_ & kFeatureAccessPlatform) != 0;
   if (known && modern && (platform || !options_.require_access_platform)) {
+    device_->FeaturesAccepted(accepted_);
     status_ |= kStatusFeaturesOk;
     return;
   }

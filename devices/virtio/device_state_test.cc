@@ -102,6 +102,7 @@ TEST_F(DeviceStateTest, WorksFromStartToReset) {
   Start();
   EXPECT_EQ(state_->status(), 15);
   ASSERT_EQ(target_->activations, 1);
+  EXPECT_EQ(target_->accepted, kAll);
   EXPECT_EQ(target_->activation->features, kAll);
   ASSERT_EQ(target_->activation->queues.size(), 1u);  // the one enabled
   EXPECT_EQ(target_->activation->queues[0].index, 0);
