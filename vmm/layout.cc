@@ -100,12 +100,12 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   boot::AcpiPciRoot root;
   root.io_first = kPciIoFirst;
   root.io_last = kPciIoLast;
-  if (io_apic) {
-    ASSIGN_OR_RETURN(GuestRange memory,
-                     GuestRange::CreatePageAligned(GuestAddress(kPciMemory),
-                                                   kPciMemorySize));
-    root.memory.push_back(memory);
-  }
+  // For MSI-X tables; whether there are any is not measured, so that the
+  // confidential backends have one digest.
+  ASSIGN_OR_RETURN(
+      GuestRange memory,
+      GuestRange::CreatePageAligned(GuestAddress(kPciMemory), kPciMemorySize));
+  root.memory.push_back(memory);
   for (uint8_t slot = 1; slot <= kMaxVirtioDevices; ++slot) {
     root.interrupts.push_back(
         {.device = slot, .pin = 0, .gsi = PlaceVirtioPci(slot, io_apic).gsi});

@@ -67,6 +67,23 @@ TEST(LayoutTest, ADeviceTreeNamesTheSamePlacesAsTheDevicesHave) {
             std::string::npos);
 }
 
+TEST(LayoutTest, APciRootHasRoomForMsixTablesWhateverTheInterruptController) {
+  DevicesConfig devices;
+  devices.rng.emplace();
+  for (bool io_apic : {false, true}) {
+    boot::AcpiOptions acpi = MakeAcpiOptions({0}, io_apic);
+    ASSERT_OK(AddVirtio(devices, acpi));
+    ASSERT_TRUE(acpi.pci.has_value());
+    ASSERT_EQ(acpi.pci->memory.size(), 1u);
+    for (int slot : {1, static_cast<int>(kMaxVirtioDevices)}) {
+      const VirtioPciPlace place = PlaceVirtioPci(slot, io_apic);
+      EXPECT_TRUE(
+          acpi.pci->memory[0].Contains(memory::GuestAddress(place.msix)));
+      EXPECT_EQ(acpi.pci->interrupts[slot - 1].gsi, place.gsi);
+    }
+  }
+}
+
 TEST(LayoutTest, KvmPagesLieInTheHole) {
   EXPECT_GE(kIdentityMapAddress, kHoleStart);
   EXPECT_GE(kTssAddress, kIdentityMapAddress + memory::kPageSize);

@@ -56,8 +56,7 @@ absl::Status VirtioDevices::AddToPci(
     parts.view = parts_.view;
     parts.irq = &Line(place.gsi);
     parts.notify = &notify_;
-    // The table is in memory: only where KVM can read the instructions.
-    if (!parts_.confidential) {
+    if (parts_.mmio_emulated) {
       parts.msi = &msi_;
       parts.mmio = parts_.mmio;
     }
