@@ -375,6 +375,7 @@ class Echo {
     ::shutdown(listener_.get(), SHUT_RDWR);
     ::shutdown(connection_, SHUT_RDWR);
     thread_.join();
+    base::UniqueFd(connection_).reset();
     ::unlink(path_.c_str());
   }
 
@@ -427,15 +428,15 @@ class Echo {
     return VsockHeader::Parse(bytes);
   }
   void Run() {
-    base::UniqueFd client(::accept(listener_.get(), nullptr, nullptr));
-    connection_ = client.get();
+    const int client = ::accept(listener_.get(), nullptr, nullptr);
+    connection_ = client;
     std::array<char, 4096> bytes;
     for (;;) {
-      const ssize_t size = ::recv(client.get(), bytes.data(), bytes.size(), 0);
+      const ssize_t size = ::recv(client, bytes.data(), bytes.size(), 0);
       if (size <= 0) return;
       for (ssize_t sent = 0; sent < size;) {
         const ssize_t now =
-            ::send(client.get(), &bytes[sent], size - sent, MSG_NOSIGNAL);
+            ::send(client, &bytes[sent], size - sent, MSG_NOSIGNAL);
         if (now <= 0) return;
         sent += now;
       }

@@ -137,10 +137,7 @@ void Blk::FeaturesAccepted(uint64_t features) {
 void Blk::FlushForWriteThrough() {
   flush_posted_ = false;
   flush_again_ = flush_ != nullptr;
-  if (flush_again_ || read_only_ || !runner_.active() ||
-      !runner_.Has(kBlkConfigWce)) {
-    return;
-  }
+  if (flush_again_ || !runner_.Has(kBlkConfigWce)) return;
   flush_ = Flush();
 }
 
