@@ -15,6 +15,14 @@ enum class BackendKind {
   kSwProtected,  // guest_memfd in a KVM_X86_SW_PROTECTED_VM
 };
 
+// Whether KVM emulates what such a guest does to memory-mapped registers, on
+// every host: for that it reads the guest's instruction, and the page tables on
+// the way to it, through the slots' userspace addresses. What is in a
+// guest_memfd it can read on some hosts at most, and there is no asking which.
+constexpr bool MmioCanBeEmulated(BackendKind kind) {
+  return kind != BackendKind::kSwProtected;
+}
+
 // What a user may ask for: one of the above, or the strongest the host offers.
 enum class BackendChoice { kAuto, kOff, kEmulated, kSwProtected };
 

@@ -22,6 +22,12 @@ TEST(BackendKindTest, NamesRoundTrip) {
   EXPECT_EQ(BackendKindName(BackendKind::kSwProtected), "sw-protected");
 }
 
+TEST(BackendKindTest, MmioNeedsMemoryThatKvmCanRead) {
+  EXPECT_TRUE(MmioCanBeEmulated(BackendKind::kOff));
+  EXPECT_TRUE(MmioCanBeEmulated(BackendKind::kEmulated));
+  EXPECT_FALSE(MmioCanBeEmulated(BackendKind::kSwProtected));
+}
+
 TEST(BackendKindTest, RefusesOtherNames) {
   for (const char* name : {"", "Off", "sev", "sw_protected", "off "}) {
     EXPECT_THAT(ParseBackendChoice(name),

@@ -13,6 +13,7 @@
 //   blk_guest count FILE            prints "records: N", if FILE holds the
 //                                   records 1 to N whole and in order
 //   blk_guest discard FILE OFFSET LENGTH   BLKDISCARD
+//   blk_guest zero FILE OFFSET LENGTH      BLKZEROOUT; fsync
 //
 // Exits with 0 if all was well (try: always).
 #include <fcntl.h>
@@ -165,6 +166,15 @@ int Discard(const char* path, uint64_t offset, uint64_t length) {
   return 0;
 }
 
+int Zero(const char* path, uint64_t offset, uint64_t length) {
+  uint64_t range[2] = {offset, length};
+  const int fd = Open(path, O_WRONLY);
+  if (ioctl(fd, BLKZEROOUT, range) != 0) Die("BLKZEROOUT");
+  if (fsync(fd) != 0) Die("fsync");
+  printf("blk_guest: zeroed\n");
+  return 0;
+}
+
 uint64_t Number(const char* text) { return strtoull(text, nullptr, 0); }
 
 }  // namespace
@@ -182,6 +192,7 @@ int main(int argc, char** argv) {
   if (is("discard", 3)) {
     return Discard(argv[2], Number(argv[3]), Number(argv[4]));
   }
+  if (is("zero", 3)) return Zero(argv[2], Number(argv[3]), Number(argv[4]));
   fprintf(stderr, "usage: see virtio_blk_guest.cc\n");
   return 2;
 }

@@ -266,6 +266,9 @@ void DisksTest::TheGuestSeesWhatItsDisksAre() {
       Do("cd /sys/block; cat vdb/serial; echo; echo size $(cat vdb/size); "
          "echo ro $(cat vdb/ro) $(cat vdc/ro); cat vdc/serial; echo; "
          "echo cache $(cat vdb/queue/write_cache); cd /; "
+         "echo MSI $(grep -c 'PCI-MSI.*virtio' /proc/interrupts); "
+         "echo 8259 $(grep -c 'XT-PIC.*virtio' /proc/interrupts); "
+         "echo packed $(cut -c35 /sys/bus/virtio/devices/virtio0/features); "
          "blk_guest discard /dev/vdi 0 1048576; "
          "blk_guest try write /dev/vdc 0");
   EXPECT_THAT(output, HasSubstr("first-one\n"));
@@ -273,6 +276,12 @@ void DisksTest::TheGuestSeesWhatItsDisksAre() {
   EXPECT_THAT(output, HasSubstr(absl::StrCat("size ", MiB() * 2048, "\n")));
   EXPECT_THAT(output, HasSubstr("ro 0 1\n"));
   EXPECT_THAT(output, HasSubstr("cache write back\n"));
+  EXPECT_THAT(output, HasSubstr("packed 1\n"));
+  // Disks have a vector for changes of configuration and one for a queue; what
+  // is confidential here cannot have MMIO emulated everywhere.
+  const bool msi = std::string(GetParam()) == "off";
+  EXPECT_THAT(output, ContainsRegex(msi ? "MSI [1-9][0-9]" : "MSI 0\n"));
+  EXPECT_THAT(output, ContainsRegex(msi ? "8259 0\n" : "8259 [1-9]"));
   EXPECT_THAT(output, HasSubstr("blk_guest: discarded\n"));
   EXPECT_THAT(output, HasSubstr("write: EPERM\n"));
 }

@@ -20,6 +20,8 @@ secret_holder "$secret" &
 until dmesg | grep -q "secret held"; do
   usleep 100000
 done
+echo "busy: interrupts MSI $(grep -c 'PCI-MSI.*virtio' /proc/interrupts)," \
+  "8259 $(grep -c 'XT-PIC.*virtio' /proc/interrupts)"
 for driver in virtio_blk virtio_net virtio_rng virtio_console vmw_vsock_virtio_transport \
   virtio_balloon; do
   echo "busy: $driver $(ls -d /sys/bus/virtio/drivers/$driver/virtio* 2>/dev/null | wc -l)"
@@ -78,6 +80,16 @@ wait $disk_process
 echo "busy: disk ended $?"
 wait $entropy_process
 echo "busy: entropy ended $?"
+
+sectors() {
+  cat /sys/block/vda/size
+}
+echo "busy: disk of $(sectors) sectors"
+until [ "$(sectors)" != 131072 ]; do
+  usleep 10000
+done
+echo "busy: disk of $(sectors) sectors"
+blk_guest zero /dev/vda 69206016 4194304
 
 blk_guest try read /dev/vdb 0
 blk_guest try write /dev/vdb 0

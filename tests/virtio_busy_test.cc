@@ -39,6 +39,7 @@ namespace {
 
 using ::cloister::base::IsOkAndHolds;
 using nlohmann::json;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsSupersetOf;
 using ::testing::Not;
@@ -47,6 +48,7 @@ constexpr char kTool[] = "tests/virtio_net_guest";
 constexpr std::chrono::seconds kPatience(400);
 constexpr uint64_t kWindow = uint64_t{1} << 32;
 constexpr uint64_t kWindowPages = 256;
+constexpr int64_t kMiB = 1 << 20;
 
 bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 std::string MiB() { return Soak() ? "512" : "2"; }
@@ -154,6 +156,11 @@ class BusyTest : public ::testing::Test {
           "vmw_vsock_virtio_transport 1", "virtio_balloon 0"}) {
       ASSERT_OK(guest_->Expect(absl::StrCat("busy: ", driver), kPatience));
     }
+    // Where KVM can read all that the guest's code is in.
+    const bool msi = std::string(backend) == "emulated";
+    EXPECT_THAT(guest_->output(),
+                ContainsRegex(msi ? "interrupts MSI [1-9][0-9]*, 8259 0\r"
+                                  : "interrupts MSI 0, 8259 [1-9]"));
     ASSERT_OK(guest_->Expect("listening", kPatience));
     ASSERT_OK_AND_ASSIGN(
         client_,
@@ -244,6 +251,8 @@ class BusyTest : public ::testing::Test {
 
   void ScanWhileItConverts();
   void TransfersEndWell();
+  void TheDiskGrows();
+  void NoLeaseIsLeft();
   void ErrorsOfTheHostReachTheGuest();
 
   Host host_;
@@ -287,10 +296,51 @@ void BusyTest::TransfersEndWell() {
   EXPECT_GT(Count(after, "entropy", "bytes"), 0u);
   EXPECT_GT(Count(after, "console", "rx_bytes"), 0u);
   EXPECT_GT(Count(after, "console", "tx_bytes"), 0u);
-  for (const char* device : {"block_good", "net_net", "vsock", "entropy"}) {
+  for (const char* device :
+       {"block_good", "net_net", "vsock", "entropy", "console"}) {
+    EXPECT_EQ(Count(after, device, "activations"), 1u) << device;
     EXPECT_EQ(Count(after, device, "needs_reset"), 0u) << device;
     EXPECT_EQ(Count(after, device, "errors"), 0u) << device;
+    EXPECT_EQ(Count(after, device, "exit_kicks"), 0u)
+        << device << ": every notification came by its ioeventfd";
   }
+}
+
+// The guest's driver hears of a new size, and zeroes a part of the new space.
+void BusyTest::TheDiskGrows() {
+  ASSERT_OK(guest_->Expect("busy: disk of 131072 sectors", kPatience));
+  std::fstream file(host_.File("good"),
+                    std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(64 * kMiB) << std::string(16 * kMiB, 'x') << std::flush;
+  ASSERT_TRUE(file.good());
+  auto client = api::Client::Connect(host_.File("a"));
+  ASSERT_OK(client);
+  const json body = {{"drive_id", "good"},
+                     {"path_on_host", host_.File("good")}};
+  auto answer = (*client)->Call("PATCH", "/drives/good", body.dump());
+  ASSERT_OK(answer);
+  EXPECT_EQ(answer->status / 100, 2) << answer->body;
+  ASSERT_OK(guest_->Expect("busy: disk of 163840 sectors", kPatience));
+  ASSERT_OK(guest_->Expect("blk_guest: zeroed", kPatience));
+  const json metrics = Get("/metrics");
+  EXPECT_GT(Count(metrics, "block_good", "write_zeroes"), 0u);
+  EXPECT_EQ(Count(metrics, "block_good", "refused"), 0u);
+  std::string after(16 * kMiB, '\0');
+  file.seekg(64 * kMiB).read(after.data(), static_cast<int64_t>(after.size()));
+  EXPECT_TRUE(after == std::string(2 * kMiB, 'x') +
+                           std::string(4 * kMiB, '\0') +
+                           std::string(10 * kMiB, 'x'))
+      << "4 MiB from 66 MiB on are zero, and nothing else";
+}
+
+// No device keeps a lease while it has nothing to do.
+void BusyTest::NoLeaseIsLeft() {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  json leased = Get("/metrics")["leased_bytes"];
+  while (leased != 0 && std::chrono::steady_clock::now() < end) {
+    leased = Get("/metrics")["leased_bytes"];
+  }
+  EXPECT_EQ(leased, 0) << "bytes";
 }
 
 // In the guest, and outside.
@@ -316,7 +366,9 @@ TEST_F(BusyTest, EveryDeviceAtOnce) {
                                        "rng0", "balloon0", "console0"}));
   ScanWhileItConverts();
   ASSERT_NO_FATAL_FAILURE(TransfersEndWell());
+  ASSERT_NO_FATAL_FAILURE(TheDiskGrows());
   ASSERT_NO_FATAL_FAILURE(ErrorsOfTheHostReachTheGuest());
+  NoLeaseIsLeft();
   const json conversions = Get("/memory/conversions");
   EXPECT_GT(conversions["to_private"]["explicit"]["requests"], 0);
   EXPECT_GT(conversions["to_private"]["host"]["requests"], 0);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Conversions under devices: while a disk and a network interface move data
-// that is checked, two vCPUs convert the pages between their buffers, and a
-// buffer of a slow disk itself. Nothing is lost, the conversions meet leases,
-// and no lease is left. Small by default; CLOISTER_SOAK=1 makes it long.
+// Conversions under devices: while a disk, a network interface and a socket
+// move data that is checked, two vCPUs convert the pages between their buffers,
+// and a buffer of a slow disk itself. Nothing is lost, the conversions meet
+// leases, and no lease is left. Small by default; CLOISTER_SOAK=1 makes it
+// long. And what a balloon takes of private memory is gone from its
+// guest_memfd.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_ether.h>
@@ -11,8 +13,10 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -34,6 +38,7 @@
 #include "cloister/base/status_macros.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
+#include "cloister/devices/virtio/balloon.h"
 #include "cloister/devices/virtio/blk.h"
 #include "cloister/devices/virtio/device.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
@@ -41,9 +46,12 @@
 #include "cloister/devices/virtio/net_mac.h"
 #include "cloister/devices/virtio/queue.h"
 #include "cloister/devices/virtio/tap.h"
+#include "cloister/devices/virtio/vsock.h"
+#include "cloister/devices/virtio/vsock_packet.h"
 #include "cloister/devices/virtio/worker.h"
 #include "cloister/tests/guest_process.h"
 #include "cloister/tests/microguest.h"
+#include "cloister/vmm/balloon_memory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -52,6 +60,7 @@ namespace {
 
 using ::cloister::base::IsOkAndHolds;
 using devices::virtio::Activation;
+using devices::virtio::Balloon;
 using devices::virtio::Blk;
 using devices::virtio::FakeInterrupts;
 using devices::virtio::Net;
@@ -61,8 +70,13 @@ using devices::virtio::Queue;
 using devices::virtio::QueueConfig;
 using devices::virtio::Tap;
 using devices::virtio::VirtioDevice;
+using devices::virtio::Vsock;
+using devices::virtio::VsockHeader;
+using devices::virtio::VsockOp;
 using devices::virtio::Worker;
+using memory::BackingSide;
 using memory::GuestAddress;
+using memory::GuestRange;
 using memory::kPageSize;
 using memory::PageState;
 using Op = Microguest::Op;
@@ -78,7 +92,9 @@ constexpr uint64_t kVictim = 8 * kMiB;  // a page that toggles
 
 constexpr uint64_t kDiskPages = 8;  // of each request
 constexpr uint64_t kWritePage = 0, kReadPage = 8, kTxPage = 16, kRxPage = 17;
+constexpr uint64_t kSocketTxPage = 18, kSocketRxPage = 19;
 constexpr uint64_t kDiskRing = 20, kTxRing = 21, kRxRing = 22, kSlowRing = 23;
+constexpr uint64_t kSocketRings = 24, kBalloonRings = 27;  // three and five
 
 bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 uint64_t Rounds() { return Soak() ? 5000 : 48; }
@@ -161,8 +177,8 @@ class Ring {
 class Driven {
  public:
   Driven(Microguest& guest, VirtioDevice* device,
-         const std::vector<uint64_t>& pages)
-      : guest_(guest), device_(device) {
+         const std::vector<uint64_t>& pages, uint64_t features = 0)
+      : guest_(guest), device_(device), features_(features) {
     for (uint64_t page : pages) {
       rings_.emplace_back(guest.memory(), BufferPage(page));
       auto kick = base::EventFd::Create();
@@ -174,7 +190,8 @@ class Driven {
   absl::Status Activate() {
     interrupts_.push_back(std::make_unique<FakeInterrupts>());
     Activation activation;
-    activation.features = uint64_t{1} << 32;
+    activation.features = uint64_t{1} << 32 | features_;
+    device_->FeaturesAccepted(activation.features);
     activation.interrupts = interrupts_.back().get();
     for (size_t i = 0; i < rings_.size(); ++i) {
       ASSIGN_OR_RETURN(auto queue,
@@ -216,6 +233,7 @@ class Driven {
  private:
   Microguest& guest_;
   VirtioDevice* const device_;
+  const uint64_t features_;
   std::vector<Ring> rings_;
   std::vector<base::EventFd> kicks_;
   std::vector<std::unique_ptr<FakeInterrupts>> interrupts_;
@@ -256,6 +274,7 @@ constexpr uint64_t FirstWord(uint64_t round, uint64_t page) {
   return (round + 1) * 0xd1342543de82ef95 + page * 0xaf251af3b0f025b5;
 }
 constexpr uint64_t kWords = kPageSize / 8;
+constexpr uint64_t kStreamWords = 150;  // through a socket at a time
 
 // A folder in memory with the images, and what is made of them.
 class Host {
@@ -279,6 +298,7 @@ class Host {
   }
   std::string disk() const { return folder_ + "/disk"; }
   std::string slow() const { return "/dev/mapper/" + slow_name(); }
+  std::string sockets() const { return folder_ + "/v"; }
   static std::string tap() { return absl::StrCat("conv", getpid()); }
 
  private:
@@ -330,6 +350,108 @@ class Mirror {
   std::thread thread_;
 };
 
+// The guest's end of a socket, by the device's rings, and the host's, which
+// sends back whatever comes.
+class Echo {
+ public:
+  static constexpr uint64_t kPayload = VsockHeader::kSize;
+  static constexpr uint32_t kGuestCid = 5, kGuestPort = 1000, kHostPort = 77;
+
+  Echo(Microguest& guest, Driven& device, const std::string& sockets)
+      : guest_(guest), device_(device) {
+    listener_ =
+        base::UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path_ = absl::StrCat(sockets, "_", kHostPort);
+    path_.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address),
+                     sizeof(address)),
+              0);
+    EXPECT_EQ(::listen(listener_.get(), 1), 0);
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Echo() {
+    ::shutdown(listener_.get(), SHUT_RDWR);
+    ::shutdown(connection_, SHUT_RDWR);
+    thread_.join();
+    base::UniqueFd(connection_).reset();
+    ::unlink(path_.c_str());
+  }
+
+  void Connect() {
+    device_.Offer(0, {{BufferPage(kSocketRxPage), kPageSize, true}});
+    Send(VsockOp::kRequest, 0);
+    ASSERT_TRUE(device_.Finish(0));
+    EXPECT_EQ(Header().op, VsockOp::kResponse);
+    device_.Offer(0, {{BufferPage(kSocketRxPage), kPageSize, true}});
+  }
+  // What the guest has put behind the header.
+  void Send(VsockOp op, uint32_t length) {
+    VsockHeader header;
+    header.src_cid = kGuestCid;
+    header.dst_cid = devices::virtio::kVsockHostCid;
+    header.src_port = kGuestPort;
+    header.dst_port = kHostPort;
+    header.op = op;
+    header.len = length;
+    header.buf_alloc = 1 << 20;
+    header.fwd_cnt = received_;
+    const uint64_t page = BufferPage(kSocketTxPage);
+    ASSERT_OK(guest_.memory().Write(GuestAddress(page), header.Serialize()));
+    device_.Offer(1, {{page, static_cast<uint32_t>(kPayload) + length, false}});
+    ASSERT_TRUE(device_.Finish(1));
+  }
+  // The next `size` bytes of the stream.
+  std::vector<uint8_t> Receive(size_t size) {
+    std::vector<uint8_t> all;
+    while (all.size() < size && device_.Finish(0)) {
+      const VsockHeader header = Header();
+      const bool data = header.op == VsockOp::kReadWrite;
+      EXPECT_TRUE(data || header.op == VsockOp::kCreditUpdate);
+      std::vector<uint8_t> part(data ? header.len : 0);
+      EXPECT_OK(guest_.memory().Read(
+          GuestAddress(BufferPage(kSocketRxPage) + kPayload),
+          absl::MakeSpan(part)));
+      all.insert(all.end(), part.begin(), part.end());
+      received_ += static_cast<uint32_t>(part.size());
+      device_.Offer(0, {{BufferPage(kSocketRxPage), kPageSize, true}});
+    }
+    return all;
+  }
+
+ private:
+  VsockHeader Header() {
+    std::array<uint8_t, VsockHeader::kSize> bytes = {};
+    EXPECT_OK(guest_.memory().Read(GuestAddress(BufferPage(kSocketRxPage)),
+                                   absl::MakeSpan(bytes)));
+    return VsockHeader::Parse(bytes);
+  }
+  void Run() {
+    const int client = ::accept(listener_.get(), nullptr, nullptr);
+    connection_ = client;
+    std::array<char, 4096> bytes;
+    for (;;) {
+      const ssize_t size = ::recv(client, bytes.data(), bytes.size(), 0);
+      if (size <= 0) return;
+      for (ssize_t sent = 0; sent < size;) {
+        const ssize_t now =
+            ::send(client, &bytes[sent], size - sent, MSG_NOSIGNAL);
+        if (now <= 0) return;
+        sent += now;
+      }
+    }
+  }
+
+  Microguest& guest_;
+  Driven& device_;
+  std::string path_;
+  base::UniqueFd listener_;
+  std::atomic<int> connection_{-1};
+  std::thread thread_;
+  uint32_t received_ = 0;
+};
+
 class VirtioConvertTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -369,6 +491,17 @@ class VirtioConvertTest : public ::testing::Test {
                            std::move(ports), *std::move(worker));
     EXPECT_OK(net);
     return net.ok() ? *std::move(net) : nullptr;
+  }
+
+  std::unique_ptr<Vsock> MakeVsock(const std::string& path) {
+    Vsock::Options options;
+    options.cid = Echo::kGuestCid;
+    options.path = path;
+    auto worker = Worker::Create("vsock", nullptr);
+    EXPECT_OK(worker);
+    auto vsock = Vsock::Create(std::move(options), *std::move(worker));
+    EXPECT_OK(vsock);
+    return vsock.ok() ? *std::move(vsock) : nullptr;
   }
 
   // The guest's processor fills a page of shared memory, and looks at it.
@@ -435,6 +568,27 @@ class VirtioConvertTest : public ::testing::Test {
     Check(rx + kPayload, FirstWord(round, kDiskPages), kPayloadWords);
   }
 
+  // Sends bytes through a socket, and takes them back from the host.
+  void MoveStream(Echo& echo, uint64_t round) {
+    Fill(BufferPage(kSocketTxPage) + Echo::kPayload,
+         FirstWord(round, kDiskPages + 1), kStreamWords);
+    ASSERT_NO_FATAL_FAILURE(echo.Send(VsockOp::kReadWrite, 8 * kStreamWords));
+    const std::vector<uint8_t> back = echo.Receive(8 * kStreamWords);
+    ASSERT_EQ(back.size(), 8 * kStreamWords);
+    for (uint64_t i = 0; i < kStreamWords; ++i) {
+      ASSERT_EQ(base::LoadLe<uint64_t>(&back[8 * i]),
+                FirstWord(round, kDiskPages + 1) + i * kStep);
+    }
+  }
+
+  uint64_t Backed(BackingSide side, uint64_t page, uint64_t pages) {
+    uint64_t bytes = 0;
+    EXPECT_OK(guest_->backend().ForEachBacked(
+        side, *GuestRange::Create(GuestAddress(page), pages * kPageSize),
+        [&](const GuestRange& part) { bytes += part.size(); }));
+    return bytes / kPageSize;
+  }
+
   // What reached the file.
   void CheckFile(const std::string& path) {
     base::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -493,13 +647,19 @@ TEST_F(VirtioConvertTest, TrafficAndRandomConversionsLeaveEachOtherAlone) {
   auto disk = MakeDisk(host.disk(), /*direct=*/false);
   auto slow = MakeDisk(host.slow(), /*direct=*/true);
   auto net = MakeNet();
-  ASSERT_TRUE(disk && slow && net);
+  auto vsock = MakeVsock(host.sockets());
+  ASSERT_TRUE(disk && slow && net && vsock);
   Driven disk_driver(*guest_, disk.get(), {kDiskRing});
   Driven net_driver(*guest_, net.get(), {kRxRing, kTxRing});
   Driven slow_driver(*guest_, slow.get(), {kSlowRing});
   ASSERT_OK(disk_driver.Activate());
   ASSERT_OK(net_driver.Activate());
   ASSERT_OK(slow_driver.Activate());
+  Driven vsock_driver(*guest_, vsock.get(),
+                      {kSocketRings, kSocketRings + 1, kSocketRings + 2});
+  Echo echo(*guest_, vsock_driver, host.sockets());
+  ASSERT_OK(vsock_driver.Activate());
+  echo.Connect();
   BeginConverting();
 
   // Reads into a page that is converted under it, until enough of those reads
@@ -524,6 +684,7 @@ TEST_F(VirtioConvertTest, TrafficAndRandomConversionsLeaveEachOtherAlone) {
   for (uint64_t round = 0; round < Rounds() && !HasFatalFailure(); ++round) {
     MoveDiskData(disk_driver, round);
     MoveFrame(net_driver, round);
+    MoveStream(echo, round);
   }
   moved = true;
   victim.join();
@@ -531,10 +692,12 @@ TEST_F(VirtioConvertTest, TrafficAndRandomConversionsLeaveEachOtherAlone) {
   disk_driver.Reset();
   net_driver.Reset();
   slow_driver.Reset();
+  vsock_driver.Reset();
 
   const memory::ConversionStats stats = guest_->broker().stats();
   std::cout << Rounds() * kDiskPages * 4 << " KiB to the disk and back, "
-            << Rounds() << " frames; " << reads << " slow reads, " << resets
+            << Rounds() << " frames, " << vsock->counters().tx_bytes.value()
+            << " bytes through a socket; " << reads << " slow reads, " << resets
             << " resets, " << stats.pending_private
             << " conversions met a lease for longer than they wait\n";
   EXPECT_GE(stats.pending_private, Meetings());
@@ -552,6 +715,85 @@ TEST_F(VirtioConvertTest, TrafficAndRandomConversionsLeaveEachOtherAlone) {
   CheckFile(host.disk());
   EXPECT_EQ(net->counters().tx_packets.value(), Rounds());
   EXPECT_EQ(net->counters().tx_dropped_tap.value(), 0u);
+  EXPECT_EQ(vsock->counters().tx_bytes.value(), Rounds() * 8 * kStreamWords);
+  EXPECT_EQ(vsock->counters().rx_bytes.value(), Rounds() * 8 * kStreamWords);
+}
+
+// A driver that accepts ACCESS_PLATFORM and names private pages, which Linux's
+// does not (docs/networking.md). What backs them is counted in the guest_memfd
+// itself, by mincore: its st_blocks is always 0.
+TEST_F(VirtioConvertTest, ABalloonFreesPrivatePagesForReal) {
+  constexpr uint64_t kFirst = 10 * kMiB, kPages = 64, kValue = 500;
+  constexpr uint16_t kInflate = 0, kDeflate = 1, kReports = 4;
+  auto page = [](uint64_t index) { return kFirst + index * kPageSize; };
+  vmm::BalloonMemory memory(&guest_->states(), &guest_->backend(),
+                            &guest_->broker());
+  Balloon::Options options;
+  options.max = 16 * kMiB;
+  options.reporting = true;
+  ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("balloon", nullptr));
+  ASSERT_OK_AND_ASSIGN(auto balloon,
+                       Balloon::Create(options, memory, std::move(worker)));
+  Driven driver(*guest_, balloon.get(),
+                {kBalloonRings, kBalloonRings + 1, kBalloonRings + 2,
+                 kBalloonRings + 3, kBalloonRings + 4},
+                /*features=*/1 << 5);
+  ASSERT_OK(driver.Activate());
+  ASSERT_OK(guest_->FillPages(kFirst, kPages, kValue));
+  ASSERT_THAT(guest_->Convert(page(50), 1, 0), IsOkAndHolds(0u));
+  ASSERT_OK(guest_->FillPages(Microguest::SharedVa(page(50)), 1, kValue));
+  ASSERT_EQ(Backed(BackingSide::kPrivate, kFirst, kPages), kPages - 1);
+  ASSERT_EQ(Backed(BackingSide::kShared, kFirst, kPages), 1u);
+
+  // Free page reporting: 16 private pages, then 4 of which one is shared.
+  driver.Offer(kReports, {{page(16), 16 * kPageSize, true}});
+  ASSERT_TRUE(driver.Finish(kReports));
+  EXPECT_EQ(Backed(BackingSide::kPrivate, page(16), 16), 0u);
+  EXPECT_EQ(Backed(BackingSide::kPrivate, kFirst, kPages), kPages - 17);
+  driver.Offer(kReports, {{page(48), 4 * kPageSize, true}});
+  ASSERT_TRUE(driver.Finish(kReports));
+  EXPECT_EQ(Backed(BackingSide::kPrivate, page(48), 4), 0u);
+  EXPECT_EQ(Backed(BackingSide::kShared, page(48), 4), 0u);
+  EXPECT_EQ(balloon->counters().reported_bytes, 20 * kPageSize);
+
+  // The balloon proper: 8 pages.
+  std::array<uint8_t, 8 * 4> frames;
+  for (uint64_t i = 0; i < 8; ++i) {
+    base::StoreLe<uint32_t>(&frames[i * 4],
+                            static_cast<uint32_t>(page(40 + i) / kPageSize));
+  }
+  for (uint16_t queue : {kInflate, kDeflate}) {
+    const uint64_t list = driver.ring(queue).header();
+    ASSERT_OK(guest_->memory().Write(GuestAddress(list), frames));
+    driver.Offer(queue, {{list, frames.size(), false}});
+    ASSERT_TRUE(driver.Finish(queue));
+    EXPECT_EQ(Backed(BackingSide::kPrivate, page(40), 8), 0u);
+  }
+  EXPECT_EQ(Backed(BackingSide::kPrivate, kFirst, kPages), kPages - 17 - 3 - 8);
+
+  // They are what they were, and hold zeroes; nothing else lost a byte.
+  for (uint64_t i = 0; i < kPages; ++i) {
+    EXPECT_EQ(guest_->states().Get(GuestAddress(page(i))),
+              i == 50 ? PageState::kShared : PageState::kPrivate);
+  }
+  for (const auto& [first, count] : std::vector<std::pair<uint64_t, uint64_t>>{
+           {16, 16}, {40, 8}, {48, 2}, {51, 1}}) {
+    EXPECT_OK(guest_->CheckPages(page(first), count, 0, 0));
+  }
+  EXPECT_OK(guest_->CheckPages(Microguest::SharedVa(page(50)), 1, 0, 0));
+  EXPECT_OK(guest_->CheckPages(page(0), 16, kValue));
+  EXPECT_OK(guest_->CheckPages(page(32), 8, kValue + 32));
+  EXPECT_OK(guest_->CheckPages(page(52), 12, kValue + 52));
+  // What is not the guest's to give stays.
+  driver.Offer(kReports, {{0x80000, kPageSize, true}});
+  ASSERT_TRUE(driver.Finish(kReports));
+  const Balloon::Counters counters = balloon->counters();
+  EXPECT_EQ(counters.refused_pages, 1u);
+  EXPECT_EQ(counters.inflated_pages, 8u);
+  EXPECT_EQ(counters.deflated_pages, 8u);
+  EXPECT_EQ(counters.errors, 0u);
+  driver.Reset();
+  EXPECT_EQ(guest_->view().LeasedBytes(), 0u);
 }
 
 }  // namespace

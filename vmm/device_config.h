@@ -76,6 +76,8 @@ struct ConsoleConfig {
 // What the guest sees of each is measured: launch_plan.cc has a line for it.
 struct DevicesConfig {
   VirtioTransport transport = VirtioTransport::kPci;
+  // Whether packed virtqueues are offered beside split ones. Linux takes them.
+  bool packed_rings = true;
   std::vector<DiskConfig> disks;
   std::vector<NetConfig> nets;
   std::optional<VsockConfig> vsock;

@@ -51,8 +51,10 @@ std::string TransportText(VirtioTransport transport) {
 std::string DevicesText(const DevicesConfig& devices) {
   if (devices.count() == 0) return "";
   // A new kind of device does not compile without a line here.
-  const auto& [transport, disks, nets, vsock, rng, balloon, console] = devices;
+  const auto& [transport, packed, disks, nets, vsock, rng, balloon, console] =
+      devices;
   std::string text = TransportText(transport);
+  if (!packed) text += "split rings\n";
   for (size_t i = 0; i < disks.size(); ++i) {
     absl::StrAppend(
         &text, "disk ", disks[i].read_only ? "read-only" : "read-write", " \"",

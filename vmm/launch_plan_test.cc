@@ -188,6 +188,8 @@ TEST_F(LaunchPlanTest, EveryOptionThatReachesTheGuestChangesTheDigest) {
   expect_new("--virtio-transport mmio");
   config_.devices.transport = VirtioTransport::kMmioFdt;
   expect_new("--virtio-transport mmio-fdt");
+  config_.devices.packed_rings = false;
+  expect_new("split rings");
   initrd_[4999] ^= 1;
   expect_new("a byte of the initrd");
   initrd_.push_back(0);

@@ -100,12 +100,12 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   boot::AcpiPciRoot root;
   root.io_first = kPciIoFirst;
   root.io_last = kPciIoLast;
-  if (io_apic) {
-    ASSIGN_OR_RETURN(GuestRange memory,
-                     GuestRange::CreatePageAligned(GuestAddress(kPciMemory),
-                                                   kPciMemorySize));
-    root.memory.push_back(memory);
-  }
+  // For MSI-X tables; whether there are any is not measured, so that the
+  // confidential backends have one digest.
+  ASSIGN_OR_RETURN(
+      GuestRange memory,
+      GuestRange::CreatePageAligned(GuestAddress(kPciMemory), kPciMemorySize));
+  root.memory.push_back(memory);
   for (uint8_t slot = 1; slot <= kMaxVirtioDevices; ++slot) {
     root.interrupts.push_back(
         {.device = slot, .pin = 0, .gsi = PlaceVirtioPci(slot, io_apic).gsi});
@@ -123,11 +123,10 @@ std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
   };
   const bool io_apic = UsesIoApic(config.transport, confidential);
   if (config.count() > 0) {
-    // Without an IOAPIC the registers of PCI devices are ports alone.
-    if (config.transport != VirtioTransport::kPci) {
-      add("virtio-mmio", kVirtioMmioFirst, config.count() * memory::kPageSize);
-    } else if (io_apic) {
+    if (config.transport == VirtioTransport::kPci) {
       add("PCI memory", kPciMemory, kPciMemorySize);
+    } else {
+      add("virtio-mmio", kVirtioMmioFirst, config.count() * memory::kPageSize);
     }
   }
   if (io_apic) add("IOAPIC", boot::AcpiIoApic{}.address, memory::kPageSize);

@@ -96,10 +96,28 @@ TEST(LayoutTest, RegisterWindowsAreThoseThatTheGuestHas) {
   EXPECT_EQ(WindowNames(VirtioTransport::kPci, false, false), io_apic);
   EXPECT_EQ(WindowNames(VirtioTransport::kMmio, false, true),
             "virtio-mmio 0xd2000000+2, " + io_apic);
-  // Its PCI devices have ports alone, and its interrupts are the 8259's.
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, true, true), rest);
+  // Its interrupts are the 8259's.
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, true, true),
+            "PCI memory 0xd0000000+4096, " + rest);
   EXPECT_EQ(WindowNames(VirtioTransport::kMmioFdt, true, true),
             "virtio-mmio 0xd2000000+2, " + io_apic);
+}
+
+TEST(LayoutTest, APciRootHasRoomForMsixTablesWhateverTheInterruptController) {
+  DevicesConfig devices;
+  devices.rng.emplace();
+  for (bool io_apic : {false, true}) {
+    boot::AcpiOptions acpi = MakeAcpiOptions({0}, io_apic);
+    ASSERT_OK(AddVirtio(devices, acpi));
+    ASSERT_TRUE(acpi.pci.has_value());
+    ASSERT_EQ(acpi.pci->memory.size(), 1u);
+    for (int slot : {1, static_cast<int>(kMaxVirtioDevices)}) {
+      const VirtioPciPlace place = PlaceVirtioPci(slot, io_apic);
+      EXPECT_TRUE(
+          acpi.pci->memory[0].Contains(memory::GuestAddress(place.msix)));
+      EXPECT_EQ(acpi.pci->interrupts[slot - 1].gsi, place.gsi);
+    }
+  }
 }
 
 TEST(LayoutTest, KvmPagesLieInTheHole) {

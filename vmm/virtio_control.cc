@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/devices/virtio/queue_error.h"
+#include "cloister/memory/shared_view.h"
 
 namespace cloister::vmm {
 
@@ -281,6 +282,15 @@ void AddTransportCounters(const virtio::DeviceState::Counters& transport,
     counters->emplace_back(
         absl::StrCat("needs_reset_", absl::StrReplaceAll(reason, {{"-", "_"}})),
         transport.needs_reset[i]);
+  }
+  // What was wrong with memory that was not shared: "not_shared_half_private".
+  for (size_t i = 0; i < transport.not_shared.size(); ++i) {
+    if (transport.not_shared[i] == 0) continue;
+    const absl::string_view kind =
+        memory::ShareRefusalName(static_cast<memory::ShareRefusal>(i));
+    counters->emplace_back(
+        absl::StrCat("not_shared_", absl::StrReplaceAll(kind, {{"-", "_"}})),
+        transport.not_shared[i]);
   }
 }
 

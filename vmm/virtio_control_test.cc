@@ -17,6 +17,7 @@
 #include "cloister/devices/virtio/disk_test_file.h"
 #include "cloister/devices/virtio/net_port_fake.h"
 #include "cloister/devices/virtio/worker.h"
+#include "cloister/memory/shared_view.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -38,6 +39,7 @@ using devices::virtio::QueueError;
 using devices::virtio::Rng;
 using devices::virtio::Vsock;
 using devices::virtio::Worker;
+using memory::ShareRefusal;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::AllOf;
@@ -274,6 +276,8 @@ TEST_F(VirtioControlTest, TheTransportSaysWhyADeviceNeededAReset) {
   transport.kicks = 8;
   transport.needs_reset[static_cast<size_t>(QueueError::kRingNotShared)] = 2;
   transport.needs_reset.back() = 1;
+  transport.not_shared[static_cast<size_t>(ShareRefusal::kMixed)] = 2;
+  transport.not_shared[static_cast<size_t>(ShareRefusal::kNotRam)] = 4;
   NamedValues counters = {{"reads", 1}};
   AddTransportCounters(transport, &counters);
   EXPECT_THAT(
@@ -282,7 +286,8 @@ TEST_F(VirtioControlTest, TheTransportSaysWhyADeviceNeededAReset) {
                   Pair("features_refused", 0), Pair("bad_writes", 0),
                   Pair("exit_kicks", 8), Pair("needs_reset", 3),
                   Pair("needs_reset_ring_not_shared", 2),
-                  Pair("needs_reset_other", 1)));
+                  Pair("needs_reset_other", 1), Pair("not_shared_not_ram", 4),
+                  Pair("not_shared_half_private", 2)));
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "cloister/base/status_macros.h"
-#include "cloister/devices/virtio/device_state.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/virtio_factory.h"
 
@@ -33,6 +32,7 @@ absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
   ASSIGN_OR_RETURN(auto devices, CreateVirtioDevices(config, options));
   std::unique_ptr<VirtioDevices> virtio(new VirtioDevices(std::move(parts)));
   virtio->control_ = std::move(control);
+  virtio->packed_rings_ = config.packed_rings;
   if (devices.empty()) return virtio;
   RETURN_IF_ERROR(
       config.transport == VirtioTransport::kPci
@@ -43,11 +43,18 @@ absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
   return virtio;
 }
 
+DeviceState::Options VirtioDevices::StateOptions() const {
+  DeviceState::Options options;
+  options.require_access_platform = parts_.confidential;
+  if (!packed_rings_) {
+    options.ring_features &= ~devices::virtio::kFeatureRingPacked;
+  }
+  return options;
+}
+
 absl::Status VirtioDevices::AddToPci(
     std::vector<std::unique_ptr<VirtioDevice>> devices) {
   auto root = std::make_shared<PciRoot>();
-  DeviceState::Options options;
-  options.require_access_platform = parts_.confidential;
   for (size_t i = 0; i < devices.size(); ++i) {
     const int slot = static_cast<int>(i) + 1;
     const VirtioPciPlace place = PlaceVirtioPci(slot, !parts_.confidential);
@@ -56,8 +63,7 @@ absl::Status VirtioDevices::AddToPci(
     parts.view = parts_.view;
     parts.irq = &Line(place.gsi);
     parts.notify = &notify_;
-    // The table is in memory: only where KVM can read the instructions.
-    if (!parts_.confidential) {
+    if (parts_.mmio_emulated) {
       parts.msi = &msi_;
       parts.mmio = parts_.mmio;
     }
@@ -67,9 +73,9 @@ absl::Status VirtioDevices::AddToPci(
     placement.notify = place.notify;
     placement.msix = place.msix;
     placement.irq_line = static_cast<uint8_t>(place.gsi);
-    ASSIGN_OR_RETURN(
-        std::shared_ptr<PciTransport> transport,
-        PciTransport::Create(std::move(devices[i]), parts, placement, options));
+    ASSIGN_OR_RETURN(std::shared_ptr<PciTransport> transport,
+                     PciTransport::Create(std::move(devices[i]), parts,
+                                          placement, StateOptions()));
     RETURN_IF_ERROR(root->Add(slot, transport));
     pci_.push_back(std::move(transport));
   }
@@ -78,8 +84,6 @@ absl::Status VirtioDevices::AddToPci(
 
 absl::Status VirtioDevices::AddToMmio(
     std::vector<std::unique_ptr<VirtioDevice>> devices, bool io_apic) {
-  DeviceState::Options options;
-  options.require_access_platform = parts_.confidential;
   for (size_t i = 0; i < devices.size(); ++i) {
     const VirtioMmioPlace place = PlaceVirtioMmio(i, io_apic);
     MmioTransport::Parts parts;
@@ -89,7 +93,7 @@ absl::Status VirtioDevices::AddToMmio(
     parts.log = parts_.log;
     ASSIGN_OR_RETURN(std::shared_ptr<MmioTransport> transport,
                      MmioTransport::Create(std::move(devices[i]), parts,
-                                           place.address, options));
+                                           place.address, StateOptions()));
     mmio_.push_back(transport);
     RETURN_IF_ERROR(parts_.mmio->Insert(place.address, MmioTransport::kSize,
                                         std::move(transport)));

@@ -17,6 +17,7 @@
 #include "cloister/devices/serial.h"
 #include "cloister/devices/virtio/balloon_pages.h"
 #include "cloister/devices/virtio/console.h"
+#include "cloister/devices/virtio/device_state.h"
 #include "cloister/devices/virtio/mmio_transport.h"
 #include "cloister/devices/virtio/pci_transport.h"
 #include "cloister/kvm/vm.h"
@@ -44,6 +45,9 @@ class VirtioDevices {
     memory::SharedView* view = nullptr;
     base::Logger* log = &base::Logger::Null();
     bool confidential = false;
+    // confidential::MmioCanBeEmulated: whether MSI-X, whose table is in memory,
+    // can be offered.
+    bool mmio_emulated = true;
     std::function<void()> on_thread_start;
     // For a balloon; owned by the devices.
     std::unique_ptr<devices::virtio::BalloonPages> balloon_pages;
@@ -75,6 +79,7 @@ class VirtioDevices {
   absl::Status AddToMmio(
       std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices,
       bool io_apic);
+  devices::virtio::DeviceState::Options StateOptions() const;
   // One more end of the line to `gsi`.
   devices::IrqLine& Line(uint32_t gsi);
 
@@ -86,6 +91,7 @@ class VirtioDevices {
   };
 
   const Parts parts_;
+  bool packed_rings_ = true;
   KvmNotifyBinder notify_;
   KvmMsiSink msi_;
   std::map<uint32_t, Wire> wires_;  // by GSI

@@ -122,7 +122,31 @@ void Blk::ReadConfig(uint64_t offset, absl::Span<uint8_t> data) {
 void Blk::WriteConfig(uint64_t offset, absl::Span<const uint8_t> data) {
   if (offset > BlkConfig::kWritebackOffset) return;
   const uint64_t at = BlkConfig::kWritebackOffset - offset;
-  if (at < data.size()) writeback_ = data[at] != 0;
+  if (at >= data.size()) return;
+  const bool on = data[at] != 0;
+  if (!writeback_.exchange(on) || on || flush_posted_.exchange(true)) return;
+  runner_.loop().Post([this] { FlushForWriteThrough(); });
+}
+
+// Who cannot flush starts without a write-back cache (5.2.5.2).
+void Blk::FeaturesAccepted(uint64_t features) {
+  writeback_ = (features >> kBlkFlush & 1) != 0;
+}
+
+// A driver may switch to and fro as fast as it likes: one is in flight at most.
+void Blk::FlushForWriteThrough() {
+  flush_posted_ = false;
+  flush_again_ = flush_ != nullptr;
+  if (flush_again_ || !runner_.Has(kBlkConfigWce)) return;
+  flush_ = Flush();
+}
+
+// A flush that no driver asked for.
+BlkTask* Blk::Flush() {
+  BlkTask* flush = AddTask(std::make_unique<BlkTask>(current_));
+  if (flush->Begin().ok()) engine_->Submit(flush);
+  engine_->Commit();
+  return flush;
 }
 
 absl::Status Blk::Activate(Activation activation) {
@@ -280,7 +304,11 @@ void Blk::EndTask(BlkTask* task, int error) {
     runner_.Check(Answer(*queue, *std::move(task->chain()),
                          error == 0 ? BlkStatus::kOk : BlkStatus::kIoError));
   }
+  const bool for_write_through = task == flush_;
   RemoveTask(task);
+  if (!for_write_through) return;
+  flush_ = nullptr;
+  if (flush_again_) FlushForWriteThrough();
 }
 
 void Blk::Report(const BlkTask& task, int error) {
@@ -357,10 +385,7 @@ void Blk::UseFile(std::shared_ptr<DiskFile> file) {
   }
   runner_.loop().Post([this, file] {
     if (current_ != file && !read_only_) {
-      // What was acknowledged, but not yet flushed, in the old image.
-      BlkTask* flush = AddTask(std::make_unique<BlkTask>(current_));
-      if (flush->Begin().ok()) engine_->Submit(flush);
-      engine_->Commit();
+      Flush();  // what was acknowledged, in the old image
     }
     current_ = file;
     if (Interrupts* interrupts = runner_.interrupts()) {

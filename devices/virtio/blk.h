@@ -34,9 +34,11 @@ namespace cloister::devices::virtio {
 //
 // A flush that was acknowledged made durable every write acknowledged before
 // it; without a write-back cache (the driver did not accept FLUSH, or switched
-// it off) every write is durable when it is acknowledged. An error of the
-// host's disk is an I/O error of the request it hit. Requests run many at a
-// time; their leases live exactly as long.
+// it off) every write is durable when it is acknowledged. What was written
+// before the switch stays volatile until a flush (5.2.6.2); as Linux sends none
+// from then on, the device begins one by itself. An error of the host's disk is
+// an I/O error of the request it hit. Requests run many at a time; their leases
+// live exactly as long.
 class Blk : public VirtioDevice,
             private DeviceRunner::Handler,
             private DiskEngine::Client {
@@ -69,6 +71,7 @@ class Blk : public VirtioDevice,
   }
   void ReadConfig(uint64_t offset, absl::Span<uint8_t> data) override;
   void WriteConfig(uint64_t offset, absl::Span<const uint8_t> data) override;
+  void FeaturesAccepted(uint64_t features) override;
   absl::Status Activate(Activation activation) override;
   void Reset(std::function<void()> done) override;
 
@@ -117,12 +120,15 @@ class Blk : public VirtioDevice,
   void WhenIdle(std::function<void()> done);
   void RunIdle();
   void UseFile(std::shared_ptr<DiskFile> file);
+  BlkTask* Flush();
+  void FlushForWriteThrough();
 
   const Options options_;
   const uint64_t features_;
   const std::vector<uint16_t> queue_sizes_;
   BlkStats stats_;
   std::atomic<bool> writeback_{true};
+  std::atomic<bool> flush_posted_{false};  // for the end of write-back
 
   // One UpdateFile at a time.
   base::Mutex update_mutex_;
@@ -141,8 +147,10 @@ class Blk : public VirtioDevice,
   uint32_t block_ = 512;
   bool read_only_ = false;
   std::vector<std::unique_ptr<BlkTask>> tasks_;
-  uint64_t dirty_ = 0;    // queues to signal: bits
-  uint64_t waiting_ = 0;  // queues that the rate limiter holds up
+  uint64_t dirty_ = 0;        // queues to signal: bits
+  uint64_t waiting_ = 0;      // queues that the rate limiter holds up
+  BlkTask* flush_ = nullptr;  // FlushForWriteThrough's, in flight
+  bool flush_again_ = false;  // once that one is done
   std::unique_ptr<FlowLimiter> limiter_;
   std::unique_ptr<DiskEngine> engine_;
 };

@@ -75,8 +75,10 @@ absl::Status ChainBuilder::AddUnleased(const Descriptor& descriptor,
   absl::StatusOr<GuestRange> range =
       GuestRange::Create(GuestAddress(descriptor.address), descriptor.length);
   if (!range.ok()) {
-    return MakeQueueError(QueueError::kBufferNotShared,
-                          range.status().message());
+    // It wraps: the view names that, and counts it.
+    const GuestAddress start(descriptor.address);
+    return QueueErrorFrom(QueueError::kBufferNotShared, "buffer",
+                          view_.Acquire(start, descriptor.length).status());
   }
   chain.unleased_.push_back(*range);
   chain.writable_size_ += descriptor.length;

@@ -68,6 +68,10 @@ class VirtioDevice {
   virtual void ReadConfig(uint64_t offset, absl::Span<uint8_t> data) = 0;
   virtual void WriteConfig(uint64_t offset, absl::Span<const uint8_t> data) = 0;
 
+  // FEATURES_OK was granted for these: what depends on them in the
+  // configuration space may be read from now on.
+  virtual void FeaturesAccepted(uint64_t /*features*/) {}
+
   // DRIVER_OK. An error sets DEVICE_NEEDS_RESET. Never called twice without a
   // Reset in between.
   virtual absl::Status Activate(Activation activation) = 0;

@@ -10,6 +10,7 @@
 namespace cloister::devices::virtio {
 
 using memory::GuestAddress;
+using memory::ShareRefusal;
 
 namespace {
 
@@ -90,6 +91,7 @@ void DeviceState::NegotiateFeatures() {
   const bool modern = (accepted_ & kFeatureVersion1) != 0;
   const bool platform = (accepted_ & kFeatureAccessPlatform) != 0;
   if (known && modern && (platform || !options_.require_access_platform)) {
+    device_->FeaturesAccepted(accepted_);
     status_ |= kStatusFeaturesOk;
     return;
   }
@@ -258,6 +260,8 @@ void DeviceState::NeedsReset(const absl::Status& reason) {
   std::optional<QueueError> error = QueueErrorOf(reason);
   reasons_[error.has_value() ? static_cast<size_t>(*error) : kQueueErrorCount]
       .Add();
+  std::optional<ShareRefusal> refusal = memory::ShareRefusalOf(reason);
+  if (refusal.has_value()) not_shared_[static_cast<size_t>(*refusal)].Add();
   log_.Warning(absl::StrCat(device_->name(),
                             ": the device needs a reset: ", reason.message()));
   needs_reset_.store(true);
@@ -273,6 +277,9 @@ DeviceState::Counters DeviceState::counters() const {
   counters.kicks = exit_kicks_.value();
   for (size_t i = 0; i < reasons_.size(); ++i) {
     counters.needs_reset[i] = reasons_[i].value();
+  }
+  for (size_t i = 0; i < not_shared_.size(); ++i) {
+    counters.not_shared[i] = not_shared_[i].value();
   }
   return counters;
 }

@@ -83,6 +83,8 @@ class DeviceState : private Interrupts {
     uint64_t kicks = 0;             // through an exit, not an ioeventfd
     // DEVICE_NEEDS_RESET, by reason; the last is for other errors.
     std::array<uint64_t, kQueueErrorCount + 1> needs_reset = {};
+    // Of those, what was wrong with memory that is not shared.
+    std::array<uint64_t, memory::kShareRefusalCount> not_shared = {};
   };
 
   // `view`, `listener` and `log` outlive this. ResourceExhausted without
@@ -183,6 +185,7 @@ class DeviceState : private Interrupts {
   Counter bad_writes_;
   Counter exit_kicks_;
   std::array<Counter, kQueueErrorCount + 1> reasons_;
+  std::array<Counter, memory::kShareRefusalCount> not_shared_;
 
   std::vector<base::EventFd> kicks_;
   // Last: its threads use the rest until it is gone.

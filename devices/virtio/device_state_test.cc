@@ -11,6 +11,7 @@
 #include "cloister/devices/virtio/driver_fake.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
 #include "cloister/devices/virtio/driver_fake_target.h"
+#include "cloister/memory/shared_view.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -18,6 +19,7 @@ namespace cloister::devices::virtio {
 namespace {
 
 using memory::PageState;
+using memory::ShareRefusal;
 using Ring = DeviceState::Ring;
 
 class Listener : public DeviceState::Listener {
@@ -75,6 +77,9 @@ class DeviceStateTest : public ::testing::Test {
   uint64_t Reason(QueueError error) {
     return state_->counters().needs_reset[static_cast<size_t>(error)];
   }
+  uint64_t Kind(ShareRefusal refusal) {
+    return state_->counters().not_shared[static_cast<size_t>(refusal)];
+  }
 
   FakeRam ram_;
   Listener listener_;
@@ -97,6 +102,7 @@ TEST_F(DeviceStateTest, WorksFromStartToReset) {
   Start();
   EXPECT_EQ(state_->status(), 15);
   ASSERT_EQ(target_->activations, 1);
+  EXPECT_EQ(target_->accepted, kAll);
   EXPECT_EQ(target_->activation->features, kAll);
   ASSERT_EQ(target_->activation->queues.size(), 1u);  // the one enabled
   EXPECT_EQ(target_->activation->queues[0].index, 0);
@@ -198,6 +204,7 @@ TEST_F(DeviceStateTest, NeedsAResetForRingsThatAreNotShared) {
   EXPECT_EQ(target_->activations, 0);
   EXPECT_EQ(listener_.config, 1);
   EXPECT_EQ(Reason(QueueError::kRingNotShared), 1u);
+  EXPECT_EQ(Kind(ShareRefusal::kPrivate), 1u);
   Start();
   EXPECT_EQ(state_->status(), 15);
 }
@@ -216,6 +223,36 @@ TEST_F(DeviceStateTest, NeedsAResetWhenTheDeviceSaysSo) {
   Start();
   EXPECT_EQ(state_->status(), 15 | kStatusNeedsReset);
   EXPECT_EQ(state_->counters().needs_reset[kQueueErrorCount], 1u);
+}
+
+TEST_F(DeviceStateTest, CountsWhatWasWrongWithMemoryThatIsNotShared) {
+  const memory::GuestAddress area = ram_.AllocPages(4);
+  auto page = [&](uint64_t index) { return *area.Plus(index * 4096); };
+  ram_.SetState(page(1), 1, PageState::kPrivate);
+  ram_.SetState(page(2), 1, PageState::kAliased);
+  ram_.SetState(page(3), 1, PageState::kNotRam);
+  const std::vector<std::pair<memory::GuestAddress, ShareRefusal>> wrong = {
+      {page(1), ShareRefusal::kPrivate},
+      {memory::GuestAddress(page(1).value() - 4), ShareRefusal::kMixed},
+      {page(2), ShareRefusal::kAliased},
+      {page(3), ShareRefusal::kNotRam},
+      {memory::GuestAddress(UINT64_MAX - 3), ShareRefusal::kWrapping}};
+  for (const auto& [address, refusal] : wrong) {
+    Start();
+    driver_->Offer({{address, 8, true}});
+    target_->Serve(0);
+    EXPECT_EQ(state_->status(), 15 | kStatusNeedsReset);
+    EXPECT_EQ(Kind(refusal), 1u) << memory::ShareRefusalName(refusal);
+  }
+  EXPECT_EQ(Reason(QueueError::kBufferNotShared), wrong.size());
+  // Another reason is none of these.
+  Start();
+  driver_->OfferHead(99);
+  target_->Serve(0);
+  EXPECT_EQ(Reason(QueueError::kBadIndex), 1u);
+  uint64_t all = 0;
+  for (uint64_t count : state_->counters().not_shared) all += count;
+  EXPECT_EQ(all, wrong.size());
 }
 
 TEST_F(DeviceStateTest, IsResetOnlyWhenTheDeviceIs) {

@@ -124,6 +124,7 @@ absl::Status FakeDriver::Activate() {
     activation.queues.push_back({index, std::move(queue), &line.kick});
   }
   active_ = true;
+  device_.FeaturesAccepted(activation.features);
   return device_.Activate(std::move(activation));
 }
 

@@ -38,6 +38,7 @@ class FakeTarget : public VirtioDevice {
       config[offset + i] = data[i];
     }
   }
+  void FeaturesAccepted(uint64_t features) override { accepted = features; }
   absl::Status Activate(Activation given) override {
     ++activations;
     activation = std::move(given);
@@ -75,6 +76,7 @@ class FakeTarget : public VirtioDevice {
 
   std::optional<Activation> activation;
   std::function<void()> reset_done;
+  uint64_t accepted = 0;
   int activations = 0;
   int resets = 0;
   uint64_t requests = 0;

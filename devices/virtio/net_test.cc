@@ -2,6 +2,8 @@
 #include "cloister/devices/virtio/net.h"
 
 #include <chrono>
+#include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
@@ -218,6 +220,54 @@ TEST_P(NetTest, SpreadsALargePacketOverSeveralBuffers) {
   header.num_buffers = 5;
   EXPECT_EQ(received, Bytes(header) + Payload(4488));
   EXPECT_FALSE(driver_->queue(kRx).HasUsed());
+}
+
+// Looks at the driver's side around each PushAll, whose own steps queue_test
+// takes one by one.
+class WatchedQueue : public LateQueue {
+ public:
+  WatchedQueue(std::unique_ptr<Queue> queue, std::function<void()> before,
+               std::function<void(size_t)> after)
+      : LateQueue(std::move(queue), [] { return false; }),
+        before_(std::move(before)),
+        after_(std::move(after)) {}
+  absl::Status PushAll(absl::Span<UsedChain> used) override {
+    before_();
+    absl::Status status = LateQueue::PushAll(used);
+    after_(used.size());
+    return status;
+  }
+
+ private:
+  const std::function<void()> before_;
+  const std::function<void(size_t)> after_;
+};
+
+TEST_P(NetTest, TheDriverSeesAllBuffersOfAPacketOrNone) {
+  // The worker's until `done`: nobody else works the driver's queue meanwhile.
+  std::vector<size_t> seen;
+  std::promise<void> done;
+  FakeDriver::Options with;
+  with.wrap = [&](uint16_t index,
+                  std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
+    if (index != kRx) return queue;
+    return std::make_unique<WatchedQueue>(
+        std::move(queue), [&] { EXPECT_FALSE(driver_->queue(kRx).HasUsed()); },
+        [&](size_t pushed) {
+          size_t used = 0;
+          while (driver_->queue(kRx).PopUsed().has_value()) ++used;
+          EXPECT_EQ(used, pushed);
+          seen.push_back(used);
+          if (seen.size() == 2) done.set_value();
+        });
+  };
+  Make(kAll, 1, {}, {}, with);
+  for (int i = 0; i < 6; ++i) OfferRx(1000);
+  ASSERT_TRUE(wire().Put({}, Payload(4488)));
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_EQ(done.get_future().wait_for(std::chrono::seconds(10)),
+            std::future_status::ready);
+  EXPECT_EQ(seen, (std::vector<size_t>{5, 1}));
 }
 
 TEST_P(NetTest, WaitsForTheBuffersThatAPacketNeeds) {
