@@ -33,6 +33,7 @@ enum class Request : int { kNone, kWanted, kDone };
 
 // Signal handlers have no other way to tell each other.
 std::atomic<Request> g_request{Request::kNone};
+std::atomic<bool> g_installed{false};
 static_assert(std::atomic<Request>::is_always_lock_free);
 
 // All of what follows is async-signal-safe: system calls on the stack's bytes.
@@ -140,10 +141,12 @@ absl::Status InstallCrashCleanUp() {
       status = Handle(signal, OnCrash);
     }
   }
+  g_installed.store(status.ok());
   return status;
 }
 
 void CleanUpAfterCrash() {
+  if (!g_installed.load()) return;
   const pid_t process = ::getpid();
   if (::syscall(SYS_gettid) == process) return RemoveSockets();
   Request none = Request::kNone;

@@ -22,7 +22,8 @@ absl::Status InstallCrashCleanUp();
 // Removes what this process listens on: every Unix socket with a name in the
 // file system that it made with listen(2), and the "<name>.lock" of the API's.
 // From a signal handler of any thread; async-signal-safe. Elsewhere than on the
-// main thread it waits for that one, a few seconds at most.
+// main thread it waits for that one, a few seconds at most. Nothing unless
+// InstallCrashCleanUp was called.
 void CleanUpAfterCrash();
 
 }  // namespace cloister::cli

@@ -215,7 +215,7 @@ TEST_F(ProcessTest, ClientsOfRunSeeItsLogAndItsEnd) {
   EXPECT_EQ(events.back().value("exit_code", 0), 128 + SIGTERM);
   EXPECT_THAT(ReadAll(Path("log")), HasSubstr(":warning] SIGPWR: "));
   const json metrics = json::parse(ReadAll(Path("metrics")), nullptr, false);
-  EXPECT_TRUE(metrics.is_object() && metrics.contains("vcpus"))
+  EXPECT_TRUE(metrics.is_object() && metrics.contains("vcpu"))
       << "one line, at the end";
 }
 
