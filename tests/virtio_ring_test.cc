@@ -110,12 +110,9 @@ TEST_P(VirtioRingTest, LinuxWorksOnSplitRings) {
 
 INSTANTIATE_TEST_SUITE_P(
     Backends, VirtioRingTest,
-    ::testing::Values(BackendChoice::kOff, BackendChoice::kEmulated,
-                      BackendChoice::kSwProtected),
+    ::testing::Values(BackendChoice::kOff, BackendChoice::kSwProtected),
     [](const ::testing::TestParamInfo<BackendChoice>& info) {
-      return info.param == BackendChoice::kOff        ? "off"
-             : info.param == BackendChoice::kEmulated ? "emulated"
-                                                      : "sw_protected";
+      return info.param == BackendChoice::kOff ? "off" : "sw_protected";
     });
 
 }  // namespace

@@ -590,6 +590,8 @@ TEST_F(BlkTest, ASwitchWithoutTheFeatureFlushesNothing) {
   ASSERT_OK(blk_->UpdateFile({image_.path()}));
   ASSERT_TRUE(driver_->interrupts().WaitForConfig(1));
   EXPECT_TRUE(fault_.log().empty());
+  EXPECT_EQ(Do(kOut, 0, std::string(512, 'x')), kOk);
+  EXPECT_FALSE(fault_.log()[0].durable);
 }
 
 TEST_F(BlkTest, WhoCannotFlushFindsAWriteThroughCache) {

@@ -232,8 +232,10 @@ TEST_P(QueueTest, PopsBuffersThatAreOnlyNames) {
 
 TEST_P(QueueTest, ANameThatWrapsIsNone) {
   Offer({{GuestAddress(~uint64_t{0} - 4), 8, true}});
-  EXPECT_THAT(QueueErrorOf(queue_->PopUnleased().status()),
-              Optional(Eq(QueueError::kBufferNotShared)));
+  const absl::Status status = queue_->PopUnleased().status();
+  EXPECT_THAT(QueueErrorOf(status), Optional(Eq(QueueError::kBufferNotShared)));
+  EXPECT_THAT(memory::ShareRefusalOf(status),
+              Optional(Eq(ShareRefusal::kWrapping)));
 }
 
 TEST_P(QueueTest, ChecksAnUnpoppedRequestAnew) {
