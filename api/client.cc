@@ -178,6 +178,9 @@ class Client::Impl {
       const size_t got = sizeof(part) - parser.get().body().size;
       for (char c : absl::string_view(part, got)) {
         if (c != '\n') {
+          if (line.size() == kBodyLimit) {
+            return absl::UnavailableError("the server sends an endless line");
+          }
           line += c;
           continue;
         }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "cloister/api/config_store.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/confidential/backend_kind.h"
@@ -199,9 +200,10 @@ void ShowLimit(const devices::RateLimiterConfig& limit, const char* name,
 // knows.
 std::string TapName(const vmm::NetConfig& net) {
   if (!net.tap.empty()) return net.tap;
+  if (net.fds.empty()) return "";
   struct ifreq request = {};
-  if (::ioctl(net.fd, TUNGETIFF, &request) < 0) {
-    return absl::StrCat("fd:", net.fd);
+  if (::ioctl(net.fds[0], TUNGETIFF, &request) < 0) {
+    return absl::StrCat("fd:", absl::StrJoin(net.fds, ":"));
   }
   request.ifr_name[IFNAMSIZ - 1] = '\0';
   return request.ifr_name;
