@@ -165,6 +165,9 @@ class Connection {
       }
       if (!finished_ && closes) peer_->FinishSending();
       finished_ = true;
+      // A stream has no end but the client's and the server's.
+      if (streaming_ && !closes) End();
+      if (session_ == nullptr) break;
       host_.context.restart();
       host_.context.run_one_for(milliseconds(5));
       Require(std::chrono::steady_clock::now() < end);
@@ -183,6 +186,12 @@ class Connection {
     host_.context.poll();
     peer_->Drain();
   }
+  // As the server does.
+  void End() {
+    if (host_.closing) return;
+    host_.closing = true;
+    session_->Wind();
+  }
   void Serve(const HttpRequest& request, HttpReply reply) {
     CheckRequest(request);
     if (request.target == "/never") {
@@ -191,6 +200,7 @@ class Connection {
     }
     HttpResponse response;
     if (request.target == "/events") {
+      streaming_ = true;
       response.status = 200;
       response.events = &hub_;
     } else if (request.target == "/fault") {
@@ -211,6 +221,7 @@ class Connection {
   std::weak_ptr<HttpSession> weak_;
   std::shared_ptr<HttpSession> session_;
   bool finished_ = false;
+  bool streaming_ = false;
   cloister::api::HttpSessionHost host_;  // first to go: it holds the session
 };
 

@@ -226,6 +226,7 @@ TEST_F(VmMachineTest, AVmThatDoesNotStartIsGone) {
 TEST_F(VmMachineTest, AnEndBeforeTheStartIsDoneIsTold) {
   bool seen = false;
   VmMachine::Options options;
+  options.id = "machine-test";
   options.hooks.console = &console_;
   options.hooks.kick_signal = SIGRTMIN;
   std::unique_ptr<VmMachine> machine;
