@@ -29,11 +29,11 @@ class VmMachine : public Machine {
     // As vmm::BuildVm takes them; console is where the console's output goes
     // unless PUT /serial names a file, or machine-config says none.
     vmm::VmHooks hooks;
-    // For tests of what follows when it fails; null: MicroVm::Start.
-    std::function<absl::Status(vmm::MicroVm&)> start;
     // Called once Start has built a VM and opened what it needs, before its
     // guest runs: the place to give rights up. An error ends the start.
-    std::function<absl::Status()> before_start;
+    std::function<absl::Status()> before_start = nullptr;
+    // For tests of what follows when it fails; null: MicroVm::Start.
+    std::function<absl::Status(vmm::MicroVm&)> start = nullptr;
   };
   explicit VmMachine(Options options);
   // Stops the VM.
