@@ -77,7 +77,7 @@ TEST_F(ConsoleTest, ControlKeysGoToTheGuest) {
 }
 
 TEST_F(ConsoleTest, SignalsEndItWithTheirNumber) {
-  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
     SCOPED_TRACE(signal);
     Start();
     pty_->Signal(signal);
@@ -86,7 +86,7 @@ TEST_F(ConsoleTest, SignalsEndItWithTheirNumber) {
 }
 
 TEST_F(ConsoleTest, CrashesRestoreTheTerminal) {
-  for (int signal : {SIGSEGV, SIGABRT, SIGQUIT}) {
+  for (int signal : {SIGSEGV, SIGABRT}) {
     SCOPED_TRACE(signal);
     Start();
     pty_->Signal(signal);

@@ -51,6 +51,13 @@ else
 fi
 
 # --- installing ---
+# As the README has it, but that nothing happens to this machine.
+if command -v apt-get >/dev/null; then
+  plan=$(LC_ALL=C apt-get install --simulate --no-remove "$(realpath "$DEB")" 2>&1 || true)
+  check "apt would install it" has "$plan" "Inst cloister ($version"
+else
+  skip "apt-get is not installed"
+fi
 if [ "$(id -u)" -ne 0 ]; then
   skip "only root can install a package"
   exit $((failures > 0))
