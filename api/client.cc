@@ -7,7 +7,10 @@
 
 #include "cloister/api/client.h"
 
+#include <algorithm>
+#include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
@@ -15,7 +18,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "cloister/api/json.h"
 #include "cloister/api/request.h"
 #include "cloister/base/status_macros.h"
@@ -69,6 +74,44 @@ class Client::Impl {
     if (!error) return absl::OkStatus();
     return absl::UnavailableError(
         absl::StrCat("connect to ", path, ": ", error.message()));
+  }
+
+  absl::Status ConnectTcp(const std::string& address,
+                          const std::string& token) {
+    const size_t colon = address.rfind(':');
+    absl::string_view host =
+        absl::string_view(address).substr(0, std::min(colon, address.size()));
+    const bool bracketed = absl::ConsumePrefix(&host, "[");
+    if (bracketed) absl::ConsumeSuffix(&host, "]");
+    uint32_t port = 0;
+    ErrorCode error;
+    const auto ip = asio::ip::make_address(std::string(host), error);
+    if (colon == std::string::npos || error || ip.is_v6() != bracketed ||
+        !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(address,
+                       ": expected an address and a port, such as "
+                       "127.0.0.1:8080"));
+    }
+    socket_.connect(asio::ip::tcp::endpoint(ip, static_cast<uint16_t>(port)),
+                    error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("connect to ", address, ": ", error.message()));
+    }
+    socket_.set_option(asio::ip::tcp::no_delay(true), error);
+    authorization_ = absl::StrCat("Bearer ", token);
+    return absl::OkStatus();
+  }
+
+  http::request<http::string_body> Request(absl::string_view method,
+                                           absl::string_view target,
+                                           absl::string_view body) const {
+    auto request = MakeRequest(method, target, body);
+    if (!authorization_.empty()) {
+      request.set(http::field::authorization, authorization_);
+    }
+    return request;
   }
 
   // Runs one operation to its end or to the limit.
@@ -149,7 +192,8 @@ class Client::Impl {
  private:
   const std::chrono::milliseconds limit_;
   asio::io_context context_{1};
-  asio::local::stream_protocol::socket socket_{context_};
+  asio::generic::stream_protocol::socket socket_{context_};
+  std::string authorization_;
   boost::beast::flat_buffer buffer_;
 };
 
@@ -163,10 +207,18 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(
   return std::unique_ptr<Client>(new Client(std::move(impl)));
 }
 
+absl::StatusOr<std::unique_ptr<Client>> Client::ConnectTcp(
+    const std::string& address, const std::string& token,
+    std::chrono::milliseconds limit) {
+  auto impl = std::make_unique<Impl>(limit);
+  RETURN_IF_ERROR(impl->ConnectTcp(address, token));
+  return std::unique_ptr<Client>(new Client(std::move(impl)));
+}
+
 absl::StatusOr<ClientResponse> Client::Call(absl::string_view method,
                                             absl::string_view target,
                                             absl::string_view body) {
-  return impl_->Call(MakeRequest(method, target, body));
+  return impl_->Call(impl_->Request(method, target, body));
 }
 
 absl::StatusOr<std::string> Client::Invoke(absl::string_view operation) {
@@ -188,7 +240,7 @@ absl::StatusOr<std::string> Client::Get(absl::string_view target) {
 absl::Status Client::Stream(
     absl::string_view target,
     const std::function<bool(absl::string_view)>& on_line) {
-  return impl_->Stream(MakeRequest("GET", target, ""), on_line);
+  return impl_->Stream(impl_->Request("GET", target, ""), on_line);
 }
 
 std::string FaultMessage(const ClientResponse& response) {

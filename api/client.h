@@ -19,13 +19,18 @@ struct ClientResponse {
   std::string body;
 };
 
-// A client of the API on a Unix socket: one connection, kept alive, one request
-// after the other. Not thread-safe.
+// A client of the API on a Unix socket, or by TCP: one connection, kept alive,
+// one request after the other. Not thread-safe.
 class Client {
  public:
   // Connects. Unavailable if nobody listens at `socket_path`.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(
       const std::string& socket_path,
+      std::chrono::milliseconds limit = std::chrono::seconds(70));
+  // As Connect, but by TCP to a numeric address: "127.0.0.1:8080", "[::1]:80".
+  // Each request carries the bearer token. InvalidArgument for other addresses.
+  static absl::StatusOr<std::unique_ptr<Client>> ConnectTcp(
+      const std::string& address, const std::string& token,
       std::chrono::milliseconds limit = std::chrono::seconds(70));
   ~Client();
   Client(const Client&) = delete;

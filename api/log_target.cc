@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cloister/base/status_macros.h"
 
 namespace cloister::api {
 namespace {
@@ -63,6 +64,17 @@ absl::Status LogTarget::Configure(const Json& logger) {
   show_level_ = logger.value("show_level", show_level_);
   if (logger.contains("format")) json_ = logger["format"] == "json";
   return absl::OkStatus();
+}
+
+absl::StatusOr<LogTarget::File> LogTarget::DuplicateFile() {
+  base::MutexLock lock(&mutex_);
+  File file;
+  file.show_level = show_level_;
+  file.json = json_;
+  if (file_ != nullptr) {
+    ASSIGN_OR_RETURN(file.fd, file_->Duplicate());
+  }
+  return file;
 }
 
 std::string LogTarget::Format(absl::string_view id, LogLevel level,

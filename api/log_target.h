@@ -7,12 +7,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "cloister/api/event_hub.h"
 #include "cloister/api/json.h"
 #include "cloister/api/output_file.h"
 #include "cloister/base/log.h"
 #include "cloister/base/mutex.h"
+#include "cloister/base/unique_fd.h"
 
 namespace cloister::api {
 
@@ -29,6 +31,15 @@ class LogTarget {
   // A Logger object of the schema. InvalidArgument if its file cannot be
   // opened.
   absl::Status Configure(const Json& logger);
+
+  // A descriptor of the log's file for who cannot lock (a signal handler), with
+  // whether lines are JSON; not valid while lines go to standard error.
+  struct File {
+    base::UniqueFd fd;
+    bool show_level = false;
+    bool json = false;
+  };
+  absl::StatusOr<File> DuplicateFile();
 
   // One line of a log file, with its newline.
   static std::string Format(absl::string_view id, base::LogLevel level,

@@ -33,6 +33,12 @@ absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Open(
   return std::unique_ptr<OutputFile>(new OutputFile(std::move(fd)));
 }
 
+absl::StatusOr<base::UniqueFd> OutputFile::Duplicate() const {
+  base::UniqueFd fd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd.valid()) return base::ErrnoStatus(errno, "fcntl F_DUPFD_CLOEXEC");
+  return fd;
+}
+
 size_t OutputFile::Write(absl::string_view text) {
   const size_t taken = Offer(text);
   dropped_ += text.size() - taken;

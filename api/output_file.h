@@ -30,6 +30,9 @@ class OutputFile {
   size_t Offer(absl::string_view text);
   uint64_t dropped_bytes() const { return dropped_.load(); }
 
+  // A descriptor of the same open file, for signal handlers: they cannot lock.
+  absl::StatusOr<base::UniqueFd> Duplicate() const;
+
  private:
   explicit OutputFile(base::UniqueFd fd) : fd_(std::move(fd)) {}
   base::UniqueFd fd_;

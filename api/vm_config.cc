@@ -200,9 +200,8 @@ void ShowLimit(const devices::RateLimiterConfig& limit, const char* name,
 std::string TapName(const vmm::NetConfig& net) {
   if (!net.tap.empty()) return net.tap;
   struct ifreq request = {};
-  if (::ioctl(net.fd, TUNGETIFF, &request) < 0) {
-    return absl::StrCat("fd:", net.fd);
-  }
+  const int fd = net.fds.empty() ? -1 : net.fds.front();
+  if (::ioctl(fd, TUNGETIFF, &request) < 0) return absl::StrCat("fd:", fd);
   request.ifr_name[IFNAMSIZ - 1] = '\0';
   return request.ifr_name;
 }

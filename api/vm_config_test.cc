@@ -202,7 +202,7 @@ TEST(VmConfigTest, TheTextOfAConfigurationHasItsLimits) {
 TEST(VmConfigTest, ATapThatCameAsADescriptorIsShown) {
   vmm::VmConfig vm = Parse(kWhole);
   vm.devices.nets.push_back({});
-  vm.devices.nets[1].fd = STDERR_FILENO;
+  vm.devices.nets[1].fds = {STDERR_FILENO};
   vmm::DevicesConfig shown = Parse(ConfigText(vm, "serial")).devices;
   ASSERT_EQ(shown.nets.size(), 2u);
   EXPECT_EQ(shown.nets[1].tap, "fd:2");
@@ -212,7 +212,7 @@ TEST(VmConfigTest, ATapThatCameAsADescriptorIsShown) {
   if (!tun.valid() || ::ioctl(tun.get(), TUNSETIFF, &request) != 0) {
     GTEST_SKIP() << "no tap can be made here";
   }
-  vm.devices.nets[1].fd = tun.get();
+  vm.devices.nets[1].fds = {tun.get()};
   shown = Parse(ConfigText(vm, "serial")).devices;
   ASSERT_EQ(shown.nets.size(), 2u);
   EXPECT_EQ(shown.nets[1].tap, request.ifr_name);

@@ -2,7 +2,6 @@
 #include "cloister/api/vm_machine.h"
 
 #include <algorithm>
-#include <atomic>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -51,46 +50,6 @@ void AddWindow(std::string name, uint64_t start, uint64_t size,
 
 }  // namespace
 
-// The serial port's output on its way to a file; never makes a vCPU wait.
-class VmMachine::FileSink : public devices::SerialSink {
- public:
-  FileSink(std::unique_ptr<OutputFile> file, const Json* limit)
-      : file_(std::move(file)) {
-    if (limit == nullptr) return;
-    devices::TokenBucketConfig config;
-    config.size = (*limit)["size"].get<uint64_t>();
-    config.refill_time =
-        std::chrono::milliseconds((*limit)["refill_time"].get<int64_t>());
-    config.one_time_burst = limit->value("one_time_burst", uint64_t{0});
-    if (config.size == 0 || config.refill_time.count() == 0) return;
-    base::MutexLock lock(&mutex_);
-    bucket_.emplace(config, std::chrono::steady_clock::now());
-  }
-
-  size_t Write(absl::Span<const uint8_t> bytes) override {
-    base::MutexLock lock(&mutex_);
-    if (bucket_.has_value()) {
-      const auto now = std::chrono::steady_clock::now();
-      if (bucket_->Wait(bytes.size(), now).count() > 0) {
-        dropped_ += bytes.size();
-        return bytes.size();
-      }
-      bucket_->Take(bytes.size(), now);
-    }
-    file_->Write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-    return bytes.size();
-  }
-
-  // Never waits for a file that does not take its bytes.
-  uint64_t dropped() const { return dropped_.load() + file_->dropped_bytes(); }
-
- private:
-  const std::unique_ptr<OutputFile> file_;
-  base::Mutex mutex_;
-  std::optional<devices::TokenBucket> bucket_ ABSL_GUARDED_BY(mutex_);
-  std::atomic<uint64_t> dropped_{0};
-};
-
 // Nobody listens.
 class VmMachine::NullSink : public devices::SerialSink {
  public:
@@ -111,29 +70,19 @@ VmMachine::~VmMachine() {
   vms.clear();
 }
 
-void VmMachine::Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config) {
+void VmMachine::Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config,
+                      const SerialFile* serial) {
   base::MutexLock lock(&mutex_);
   vm_ = vm;
   config_ = config;
+  shown_serial_ = serial;
 }
 
 absl::Status VmMachine::OpenSerial(const Json& config, vmm::VmHooks* hooks) {
   if (ConsoleOf(config) == "none") hooks->console = nowhere_.get();
-  if (!config.contains("serial") ||
-      !config["serial"].contains("serial_out_path")) {
-    return absl::OkStatus();
-  }
-  const Json& serial = config["serial"];
-  auto file = OutputFile::Open(serial["serial_out_path"].get<std::string>());
-  if (!file.ok()) {
-    return absl::Status(
-        file.status().code(),
-        absl::StrCat("serial_out_path: ", file.status().message()));
-  }
-  serial_ = std::make_unique<FileSink>(
-      *std::move(file),
-      serial.contains("rate_limiter") ? &serial["rate_limiter"] : nullptr);
-  hooks->console = serial_.get();
+  if (!config.contains("serial")) return absl::OkStatus();
+  ASSIGN_OR_RETURN(serial_, SerialFile::Open(config["serial"]));
+  if (serial_ != nullptr) hooks->console = serial_.get();
   return absl::OkStatus();
 }
 
@@ -151,6 +100,7 @@ absl::Status VmMachine::Start(const Json& config) {
     if (!vm.ok()) return vm.status();
     vm_ = vm->get();
     owned_.push_back(*std::move(vm));
+    shown_serial_ = serial_.get();
     config_ = std::move(vm_config);
   }
   // What its hooks could not hand on while nobody knew of it.
@@ -173,6 +123,7 @@ absl::StatusOr<std::unique_ptr<vmm::MicroVm>> VmMachine::StartUnseen(
   RETURN_IF_ERROR(OpenSerial(config, &hooks));
   ASSIGN_OR_RETURN(std::unique_ptr<vmm::MicroVm> vm,
                    vmm::BuildVm(vm_config, hooks));
+  if (options_.before_start) RETURN_IF_ERROR(options_.before_start());
   RETURN_IF_ERROR(options_.start ? options_.start(*vm) : vm->Start());
   return vm;
 }
@@ -304,6 +255,11 @@ MachineStats VmMachine::Stats() {
   for (uint32_t cpu = 0; cpu < machine->cpus(); ++cpu) {
     stats.vcpus.push_back(ExitsOf(cpu, machine->counters(cpu)));
   }
+  const SerialFile* file = nullptr;
+  {
+    base::MutexLock lock(&mutex_);
+    file = shown_serial_;
+  }
   const devices::Serial::Counters serial = machine->serial_counters();
   stats.devices.push_back({"serial",
                            {{"tx_bytes", serial.tx_bytes},
@@ -311,7 +267,7 @@ MachineStats VmMachine::Stats() {
                             {"overruns", serial.overruns},
                             {"tx_dropped", serial.tx_dropped},
                             {"rate_limiter_dropped_bytes",
-                             serial_ == nullptr ? 0 : serial_->dropped()}}});
+                             file == nullptr ? 0 : file->dropped()}}});
   for (vmm::DeviceCounters& device : machine->device_counters()) {
     stats.devices.push_back({std::move(device.name), std::move(device.counters),
                              std::move(device.sizes)});

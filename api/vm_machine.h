@@ -11,10 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cloister/api/machine.h"
-#include "cloister/api/output_file.h"
+#include "cloister/api/serial_file.h"
 #include "cloister/base/log.h"
 #include "cloister/base/mutex.h"
-#include "cloister/devices/rate_limiter.h"
 #include "cloister/devices/serial.h"
 #include "cloister/vmm/boot_timer.h"
 #include "cloister/vmm/config.h"
@@ -30,6 +29,9 @@ class VmMachine : public Machine {
     // As vmm::BuildVm takes them; console is where the console's output goes
     // unless PUT /serial names a file, or machine-config says none.
     vmm::VmHooks hooks;
+    // Called once Start has built a VM and opened what it needs, before its
+    // guest runs: the place to give rights up. An error ends the start.
+    std::function<absl::Status()> before_start;
     // For tests of what follows when it fails; null: MicroVm::Start.
     std::function<absl::Status(vmm::MicroVm&)> start;
   };
@@ -38,8 +40,9 @@ class VmMachine : public Machine {
   ~VmMachine() override;
 
   // Shows a VM that somebody else has built and will start, and that outlives
-  // this object.
-  void Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config);
+  // this object, as does the file of its serial port, if it has one.
+  void Adopt(vmm::MicroVm* vm, const vmm::VmConfig& config,
+             const SerialFile* serial = nullptr);
 
   absl::Status Start(const Json& config) override;
   absl::Status Pause() override;
@@ -64,7 +67,6 @@ class VmMachine : public Machine {
   vmm::MicroVm* vm();
 
  private:
-  class FileSink;
   class NullSink;
   absl::Status OpenSerial(const Json& config, vmm::VmHooks* hooks);
   absl::StatusOr<std::unique_ptr<vmm::MicroVm>> StartUnseen(
@@ -73,10 +75,11 @@ class VmMachine : public Machine {
 
   const Options options_;
   const std::unique_ptr<NullSink> nowhere_;
-  std::unique_ptr<FileSink> serial_;  // before the VM that writes to it
+  std::unique_ptr<SerialFile> serial_;  // before the VM that writes to it
   base::Mutex mutex_;
   std::vector<std::unique_ptr<vmm::MicroVm>> owned_ ABSL_GUARDED_BY(mutex_);
   vmm::MicroVm* vm_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  const SerialFile* shown_serial_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool starting_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // while starting
   vmm::VmConfig config_ ABSL_GUARDED_BY(mutex_);

@@ -1,52 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/cli/api_service.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
+#include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "cloister/api/http.h"
+#include "cloister/api/json.h"
 #include "cloister/base/status_macros.h"
-#include "cloister/base/syscall.h"
 #include "cloister/base/version.h"
 #include "cloister/cli/doctor_command.h"
+#include "cloister/cli/token_file.h"
 #include "cloister/cli/vm_process.h"
 #include "cloister/vmm/host_report.h"
 
 namespace cloister::cli {
 namespace {
 
-constexpr size_t kMinToken = 16;
-
-// A secret in a file that others cannot read.
-absl::StatusOr<std::string> ReadToken(const std::string& path) {
-  base::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) {
-    return base::ErrnoStatus(errno, absl::StrCat("--api-token-file ", path));
+// An answer that a file could not be opened for lack of rights says who lacks
+// them.
+api::HttpResponse WithHint(api::HttpResponse response,
+                           const std::string& hint) {
+  if (hint.empty() || response.status != 400 ||
+      (!absl::StrContains(response.body, "(EACCES)") &&
+       !absl::StrContains(response.body, "(EPERM)"))) {
+    return response;
   }
-  struct stat info = {};
-  if (::fstat(fd.get(), &info) < 0 || (info.st_mode & 077) != 0) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "--api-token-file ", path, ": others must not be able to read it"));
-  }
-  char text[4096];
-  const ssize_t size =
-      base::RetryOnEintr([&] { return ::read(fd.get(), text, sizeof(text)); });
-  if (size < 0) {
-    return base::ErrnoStatus(errno, absl::StrCat("--api-token-file ", path));
-  }
-  const absl::string_view token = absl::StripAsciiWhitespace(
-      absl::string_view(text, static_cast<size_t>(size)));
-  if (token.size() < kMinToken) {
-    return absl::InvalidArgumentError(absl::StrCat("--api-token-file ", path,
-                                                   ": a token has ", kMinToken,
-                                                   " characters or more"));
-  }
-  return std::string(token);
+  auto json = api::ParseJson(response.body);
+  if (!json.ok() || !json->is_object()) return response;
+  return api::Fault(400, absl::StrCat(json->value("fault_message", ""), hint));
 }
 
 api::ServerOptions ServerOptionsOf(const ApiOptions& options,
@@ -64,7 +47,8 @@ api::ServerOptions ServerOptionsOf(const ApiOptions& options,
 
 ApiService::ApiService(const ApiOptions& options, Parts parts)
     : options_(options),
-      machine_({parts.id, parts.hooks}),
+      denied_hint_(std::move(parts.denied_hint)),
+      machine_({parts.id, parts.hooks, std::move(parts.before_start)}),
       controller_(
           &machine_, parts.events, &counters_,
           {.id = parts.id,
@@ -89,7 +73,7 @@ absl::Status ApiService::Open() {
                                 ServerOptionsOf(options_, &controller_),
                                 [this](const api::HttpRequest& request,
                                        api::HttpReply reply) {
-                                  controller_.Handle(request, std::move(reply));
+                                  Handle(request, std::move(reply));
                                 },
                                 &counters_));
   if (!options_.socket.empty()) {
@@ -101,7 +85,7 @@ absl::Status ApiService::Open() {
   if (options_.token_file.empty()) {
     return absl::InvalidArgumentError("--api-tcp: needs --api-token-file");
   }
-  ASSIGN_OR_RETURN(std::string token, ReadToken(options_.token_file));
+  ASSIGN_OR_RETURN(std::string token, ReadTokenFile(options_.token_file));
   absl::StatusOr<base::UniqueFd> tcp = api::ListenLoopback(options_.tcp);
   if (!tcp.ok()) {
     return absl::Status(tcp.status().code(),
@@ -110,6 +94,15 @@ absl::Status ApiService::Open() {
   tcp_ = *std::move(tcp);
   ASSIGN_OR_RETURN(tcp_address_, api::LocalAddress(tcp_.get()));
   return server_->AddListener(tcp_.get(), token);
+}
+
+void ApiService::Handle(const api::HttpRequest& request, api::HttpReply reply) {
+  if (denied_hint_.empty())
+    return controller_.Handle(request, std::move(reply));
+  controller_.Handle(request, [reply = std::move(reply), hint = denied_hint_](
+                                  api::HttpResponse response) {
+    reply(WithHint(std::move(response), hint));
+  });
 }
 
 absl::Status ApiService::Start(std::function<void()> on_thread) {

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "cloister/api/controller.h"
 #include "cloister/api/event_hub.h"
+#include "cloister/api/http.h"
 #include "cloister/api/metrics.h"
 #include "cloister/api/server.h"
 #include "cloister/api/socket_file.h"
@@ -30,6 +31,10 @@ class ApiService {
     vmm::VmHooks hooks;               // for a VM that the API starts
     api::EventHub* events = nullptr;  // outlives the service
     std::function<absl::Status(const api::Json&)> configure_log;
+    // As api::VmMachine::Options has it.
+    std::function<absl::Status()> before_start;
+    // Put after a fault that the process's rights are the cause of.
+    std::string denied_hint;
   };
 
   // Makes the sockets, which needs the rights to, and nothing yet serves.
@@ -50,8 +55,10 @@ class ApiService {
  private:
   ApiService(const ApiOptions& options, Parts parts);
   absl::Status Open();
+  void Handle(const api::HttpRequest& request, api::HttpReply reply);
 
   const ApiOptions options_;
+  const std::string denied_hint_;
   api::ApiCounters counters_;
   std::unique_ptr<api::SocketFile> socket_;
   base::UniqueFd tcp_;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -12,7 +13,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/api/client.h"
+#include "cloister/api/json.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/base/syscall.h"
+#include "cloister/cli/ctl_command.h"
+#include "cloister/cli/ctl_options.h"
+#include "cloister/cli/exit_code.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -20,6 +26,7 @@ namespace cloister::cli {
 namespace {
 
 using ::cloister::base::StatusIs;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -94,6 +101,31 @@ TEST_F(ApiServiceTest, ASocketInUseStaysWhoseItIs) {
   EXPECT_OK(client->Get("/"));
 }
 
+TEST_F(ApiServiceTest, AFaultForLackOfRightsSaysWhoLacksThem) {
+  int error = EACCES;
+  ApiService::Parts parts;
+  parts.id = "one";
+  parts.events = &events_;
+  parts.denied_hint = "; the monitor has become user 65534";
+  parts.configure_log = [&error](const api::Json&) {
+    return base::ErrnoStatus(error, "log_path: open /root/log");
+  };
+  ASSERT_OK_AND_ASSIGN(auto service,
+                       ApiService::Create(options_, std::move(parts)));
+  ASSERT_OK(service->Start([] {}));
+  ASSERT_OK_AND_ASSIGN(auto client, api::Client::Connect(options_.socket));
+  auto put = [&] {
+    auto response = client->Call("PUT", "/logger", "{\"log_path\":\"/x\"}");
+    return response.ok() ? api::FaultMessage(*response)
+                         : response.status().ToString();
+  };
+  EXPECT_EQ(put(),
+            "log_path: open /root/log: Permission denied (EACCES); the monitor "
+            "has become user 65534");
+  error = ENOENT;
+  EXPECT_THAT(put(), EndsWith("(ENOENT)"));
+}
+
 TEST_F(ApiServiceTest, TcpNeedsATokenAndALoopbackAddress) {
   options_.tcp = "127.0.0.1:0";
   EXPECT_THAT(std::string(Create().status().message()),
@@ -107,6 +139,26 @@ TEST_F(ApiServiceTest, TcpNeedsATokenAndALoopbackAddress) {
   ASSERT_OK_AND_ASSIGN(auto service, Create());
   EXPECT_THAT(service->tcp_address(), StartsWith("127.0.0.1:"));
   EXPECT_NE(service->tcp_address(), "127.0.0.1:0") << "the port it got";
+  ASSERT_OK(service->Start([] {}));
+  ASSERT_OK_AND_ASSIGN(
+      auto client,
+      api::Client::ConnectTcp(service->tcp_address(), "sixteen letters!"));
+  EXPECT_THAT(client->Get("/"), base::IsOkAndHolds(HasSubstr("\"one\"")));
+  // `cloister ctl` finds the token as the server does.
+  CtlOptions ctl;
+  ctl.tcp = service->tcp_address();
+  ctl.token_file = options_.token_file;
+  ctl.verb = "get";
+  ctl.path = "/version";
+  EXPECT_EQ(CtlCommand(ctl), kExitOk);
+  std::ofstream(options_.token_file) << "sixteen numbers!" << std::endl;
+  EXPECT_EQ(CtlCommand(ctl), kExitError) << "another token";
+  for (const char* address : {"", "127.0.0.1", "localhost:80", "127.0.0.1:x",
+                              "127.0.0.1:65536", "::1:80", "[127.0.0.1]:80"}) {
+    EXPECT_THAT(api::Client::ConnectTcp(address, "t").status(),
+                StatusIs(absl::StatusCode::kInvalidArgument))
+        << address;
+  }
 }
 
 }  // namespace

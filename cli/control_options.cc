@@ -89,11 +89,47 @@ void AddApiOptions(CLI::App* app, ApiOptions* options) {
            "Milliseconds for a request to arrive (default 5000)");
 }
 
+void AddLogOptions(CLI::App* app, LogOptions* options) {
+  app->add_option("--log-path", options->path,
+                  "File or named pipe for log lines (default: what "
+                  "--config-file says, else standard error)")
+      ->type_name("FILE");
+  app->add_option("--level", options->level,
+                  "The least that is logged: Error, Warning, Info, Debug, "
+                  "Trace or Off; goes before --log-level")
+      ->check(
+          CLI::IsMember({"Error", "Warning", "Info", "Debug", "Trace", "Off"},
+                        CLI::ignore_case))
+      ->type_name("LEVEL");
+  app->add_flag("--show-level", options->show_level,
+                "Lines of --log-path name their level");
+  app->add_option("--metrics-path", options->metrics_path,
+                  "File or named pipe that gets a line of metrics every "
+                  "minute and at the end")
+      ->type_name("FILE");
+}
+
+// One server, one way.
+void RequireServer(const CtlOptions& options) {
+  if (options.socket.empty() == options.tcp.empty()) {
+    throw CLI::RequiredError("ctl: either --api-sock or --api-tcp");
+  }
+  if (options.tcp.empty() != options.token_file.empty()) {
+    throw CLI::RequiredError("ctl: --api-tcp and --api-token-file together");
+  }
+}
+
 void AddCtlCommands(CLI::App* app, CtlOptions* options) {
   app->require_subcommand(1);
   app->add_option("--api-sock", options->socket, "Unix socket of the API")
-      ->required()
       ->type_name("PATH");
+  app->add_option("--api-tcp", options->tcp,
+                  "Address of the API instead, such as 127.0.0.1:8080")
+      ->type_name("ADDRESS");
+  app->add_option("--api-token-file", options->token_file,
+                  "File with the bearer token for --api-tcp")
+      ->type_name("FILE");
+  app->callback([options] { RequireServer(*options); });
   AddRequestVerbs(app, options);
   AddVerb(app, options, "start", "Start the VM");
   AddVerb(app, options, "pause", "Pause the vCPUs");

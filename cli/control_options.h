@@ -6,6 +6,7 @@
 
 #include "cloister/cli/api_options.h"
 #include "cloister/cli/ctl_options.h"
+#include "cloister/cli/log_options.h"
 
 namespace CLI {
 class App;
@@ -15,6 +16,8 @@ namespace cloister::cli {
 
 // Where the API is served: --api-sock and its relatives.
 void AddApiOptions(CLI::App* app, ApiOptions* options);
+// Where the log and the metrics go, by Firecracker's names.
+void AddLogOptions(CLI::App* app, LogOptions* options);
 // The verbs of `ctl`, as commands of `app`.
 void AddCtlCommands(CLI::App* app, CtlOptions* options);
 

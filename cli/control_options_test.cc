@@ -111,6 +111,13 @@ TEST(CtlOptionsTest, VerbsTakeWhatTheyNeed) {
   EXPECT_EQ(ParseCtl({"--api-sock", "/s", "events", "--count", "3"}, &options),
             "");
   EXPECT_EQ(options.count, 3u);
+  options = {};
+  EXPECT_EQ(
+      ParseCtl({"--api-tcp", "127.0.0.1:80", "--api-token-file", "/t", "pause"},
+               &options),
+      "");
+  EXPECT_EQ(options.tcp, "127.0.0.1:80");
+  EXPECT_EQ(options.token_file, "/t");
   // The socket may come last, as in a script's "$@".
   options = {};
   EXPECT_EQ(ParseCtl({"start", "--api-sock", "/s"}, &options), "");
@@ -132,6 +139,19 @@ TEST(CtlOptionsTest, RequestsNameTheirPaths) {
             absl::StrCat(" ", endpoint.path)),
         endpoint.group != api::Group::kAbsent)
         << endpoint.id;
+  }
+}
+
+TEST(CtlOptionsTest, OneServerOneWay) {
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{
+           {"start"},
+           {"--api-tcp", "127.0.0.1:80", "start"},
+           {"--api-sock", "/s", "--api-token-file", "/t", "start"},
+           {"--api-sock", "/s", "--api-tcp", "127.0.0.1:80", "--api-token-file",
+            "/t", "start"}}) {
+    CtlOptions options;
+    EXPECT_THAT(ParseCtl(words, &options), HasSubstr("--api-tcp"));
   }
 }
 

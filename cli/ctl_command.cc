@@ -17,6 +17,7 @@
 #include "cloister/base/status_macros.h"
 #include "cloister/cli/ctl_top.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/cli/token_file.h"
 
 namespace cloister::cli {
 namespace {
@@ -112,6 +113,12 @@ absl::Status ShowEvents(Client& client, uint64_t count) {
   return status;
 }
 
+absl::StatusOr<std::unique_ptr<Client>> Connect(const CtlOptions& options) {
+  if (options.tcp.empty()) return Client::Connect(options.socket);
+  ASSIGN_OR_RETURN(std::string token, ReadTokenFile(options.token_file));
+  return Client::ConnectTcp(options.tcp, token);
+}
+
 absl::Status Execute(const CtlOptions& options) {
   // Before connecting, so that a mistake is named first.
   absl::StatusOr<api::ClientRequest> request = api::ClientRequest();
@@ -121,8 +128,7 @@ absl::Status Execute(const CtlOptions& options) {
     request = CtlRequestOf(options);
     RETURN_IF_ERROR(request.status());
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Client> client,
-                   Client::Connect(options.socket));
+  ASSIGN_OR_RETURN(std::unique_ptr<Client> client, Connect(options));
   if (options.verb == "memory") return ShowMemory(*client);
   if (options.verb == "events") return ShowEvents(*client, options.count);
   if (options.verb == "top") {

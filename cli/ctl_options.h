@@ -9,7 +9,9 @@
 namespace cloister::cli {
 
 struct CtlOptions {
-  std::string socket;
+  std::string socket;  // either this
+  std::string tcp;     // or this, and a token
+  std::string token_file;
   // "get", "put", "patch", "post", "start", "pause", "resume", "stop",
   // "power-button", "ctrl-alt-del", "memory", "convert", "events", "top".
   std::string verb;

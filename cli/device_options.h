@@ -11,19 +11,28 @@
 
 namespace cloister::cli {
 
-// "PATH[,ro][,direct][,serial=TEXT][,id=NAME][,bps=SIZE][,iops=N]". The path
+// LIMITS are "bps=SIZE[,bps_burst=SIZE]", bytes a second and as many more once,
+// and the same for operations, which each device calls by a name of its own.
+
+// "PATH[,ro][,direct][,serial=TEXT][,id=NAME][,LIMITS]", with iops. The path
 // has no comma. InvalidArgument, naming the part, for anything else.
 absl::StatusOr<vmm::DiskConfig> ParseDisk(absl::string_view text);
 
-// "tap=NAME|fd=N[,mac=ADDRESS][,queues=N][,id=NAME][,bps=SIZE][,pps=N]"; the
-// limits hold in each direction.
+// "tap=NAME|fd=N[:N...][,mac=ADDRESS][,queues=N][,id=NAME][,LIMITS]", with pps;
+// they hold in each direction. As many queues as descriptors.
 absl::StatusOr<vmm::NetConfig> ParseNet(absl::string_view text);
 
-// "cid=N,path=PATH[,bps=SIZE]".
+// "cid=N,path=PATH[,LIMITS]", with pps, in each direction.
 absl::StatusOr<vmm::VsockConfig> ParseVsock(absl::string_view text);
 
 // "target=SIZE", "oom", "reporting" and "stats=SECONDS", or nothing.
 absl::StatusOr<vmm::BalloonConfig> ParseBalloon(absl::string_view text);
+
+// LIMITS or nothing, with ops, of what the guest draws.
+absl::StatusOr<vmm::RngConfig> ParseRng(absl::string_view text);
+
+// LIMITS or nothing, with ops, of what the guest writes.
+absl::StatusOr<vmm::ConsoleConfig> ParseConsoleLimits(absl::string_view text);
 
 // "pci", "mmio" or "mmio-fdt".
 absl::StatusOr<vmm::VirtioTransport> ParseVirtioTransport(

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -11,6 +12,7 @@
 namespace cloister::cli {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 template <typename T>
@@ -56,7 +58,16 @@ TEST(DeviceOptionsTest, ParsesInterfaces) {
   EXPECT_EQ(net.rx_limit.operations.size, 5u);
   EXPECT_EQ(net.tx_limit, net.rx_limit);
   ASSERT_OK_AND_ASSIGN(net, ParseNet("fd=7"));
-  EXPECT_EQ(net.fd, 7);
+  EXPECT_THAT(net.fds, ElementsAre(7));
+  EXPECT_EQ(net.queues, 1u);
+  ASSERT_OK_AND_ASSIGN(net, ParseNet("fd=7:9:8"));
+  EXPECT_THAT(net.fds, ElementsAre(7, 9, 8));
+  EXPECT_EQ(net.queues, 3u);
+  ASSERT_OK_AND_ASSIGN(net, ParseNet("queues=2,fd=7:8"));
+  EXPECT_EQ(net.queues, 2u);
+  for (const char* fds : {"fd=", "fd=7:", "fd=:7", "fd=7:x", "fd=-1"}) {
+    ExpectInvalid(ParseNet(fds), fds);
+  }
   ExpectInvalid(ParseNet("tap0"), "\"tap0\"");
   ExpectInvalid(ParseNet("fd=x"), "fd=x");
   ExpectInvalid(ParseNet("tap="), "tap");
@@ -81,6 +92,49 @@ TEST(DeviceOptionsTest, ParsesSocketsAndBalloons) {
   ExpectInvalid(ParseBalloon("oom=1"), "\"oom=1\"");
   ExpectInvalid(ParseBalloon("big"), "\"big\"");
   EXPECT_FALSE(ParseBalloon("target=much").ok());
+}
+
+// Each by the same names, but for what it calls its operations.
+TEST(DeviceOptionsTest, EveryDeviceThatMovesDataHasLimits) {
+  const devices::RateLimiterConfig wanted = {
+      .bandwidth = {.size = 2 << 20,
+                    .one_time_burst = 1 << 20,
+                    .refill_time = std::chrono::seconds(1)},
+      .operations = {.size = 5,
+                     .one_time_burst = 50,
+                     .refill_time = std::chrono::seconds(1)}};
+  auto limits = [](const char* ops) {
+    return absl::StrCat("bps=2M,bps_burst=1M,", ops, "=5,", ops, "_burst=50");
+  };
+  ASSERT_OK_AND_ASSIGN(auto disk, ParseDisk("x," + limits("iops")));
+  EXPECT_EQ(disk.limit, wanted);
+  ASSERT_OK_AND_ASSIGN(auto net, ParseNet("tap=t," + limits("pps")));
+  EXPECT_EQ(net.rx_limit, wanted);
+  EXPECT_EQ(net.tx_limit, wanted);
+  ASSERT_OK_AND_ASSIGN(auto vsock,
+                       ParseVsock("cid=3,path=/v," + limits("pps")));
+  EXPECT_EQ(vsock.rx_limit, wanted);
+  EXPECT_EQ(vsock.tx_limit, wanted);
+  ASSERT_OK_AND_ASSIGN(auto rng, ParseRng(limits("ops")));
+  EXPECT_EQ(rng.limit, wanted);
+  ASSERT_OK_AND_ASSIGN(auto console, ParseConsoleLimits(limits("ops")));
+  EXPECT_EQ(console.tx_limit, wanted);
+  ASSERT_OK_AND_ASSIGN(rng, ParseRng(""));
+  EXPECT_EQ(rng.limit, devices::RateLimiterConfig());
+  ASSERT_OK_AND_ASSIGN(console, ParseConsoleLimits(""));
+  EXPECT_EQ(console.tx_limit, devices::RateLimiterConfig());
+}
+
+TEST(DeviceOptionsTest, LimitsThatAreNoneAreNamed) {
+  ExpectInvalid(ParseDisk("x,bps_burst=1M"), "bps");
+  ExpectInvalid(ParseNet("tap=t,pps_burst=1"), "pps");
+  ExpectInvalid(ParseVsock("cid=3,path=/v,pps_burst=1"), "pps");
+  ExpectInvalid(ParseRng("ops_burst=1"), "ops");
+  ExpectInvalid(ParseConsoleLimits("bps_burst=1"), "bps");
+  ExpectInvalid(ParseRng("iops=1"), "\"iops=1\"");
+  ExpectInvalid(ParseRng("ops=0"), "ops");
+  ExpectInvalid(ParseRng("bps="), "bps");
+  ExpectInvalid(ParseConsoleLimits("fast"), "\"fast\"");
 }
 
 TEST(DeviceOptionsTest, ParsesTransports) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "cloister/base/log.h"
 #include "cloister/base/version.h"
+#include "cloister/cli/crash_cleanup.h"
 #include "cloister/cli/ctl_command.h"
 #include "cloister/cli/doctor_command.h"
 #include "cloister/cli/exit_code.h"
@@ -32,7 +33,7 @@ int Dispatch(const CommandLine& command_line,
              cloister::base::Logger& log) {
   switch (command_line.command) {
     case Command::kRun:
-      return cloister::cli::RunCommand(command_line.run, start, log);
+      return cloister::cli::RunCommand(command_line.run, start);
     case Command::kServe:
       return cloister::cli::ServeCommand(command_line.serve, start);
     case Command::kCtl:
@@ -64,8 +65,10 @@ bool OpenStandardFds() {
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   if (!OpenStandardFds()) return cloister::cli::kExitError;
-  // A reader that leaves must not end the guest: writes fail instead.
+  // A reader that leaves, or a log as large as files may be, must not end the
+  // guest: writes fail instead.
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
   auto parsed = cloister::cli::ParseCommandLine(argc, argv);
   if (!parsed.command_line.has_value()) {
     std::fputs(parsed.output.c_str(), parsed.exit_code == 0 ? stdout : stderr);
@@ -76,6 +79,7 @@ int main(int argc, char** argv) {
                              /*per_second=*/100);
   absl::Status ready = cloister::cli::ForbidNewPrivileges();
   if (ready.ok()) ready = cloister::cli::RaiseFileLimit();
+  if (ready.ok()) ready = cloister::cli::InstallCrashCleanUp();
   if (ready.ok()) {
     ready = cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
   }

@@ -2,6 +2,7 @@
 #include "cloister/cli/options.h"
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "cloister/base/status_macros.h"
 #include "cloister/base/version.h"
 #include "cloister/cli/control_options.h"
 #include "cloister/cli/device_options.h"
@@ -59,11 +62,26 @@ absl::StatusOr<vmm::ConversionReports> ParseReports(const std::string& text) {
   return absl::InvalidArgumentError("expected hypercall or fault");
 }
 
-absl::StatusOr<ConsoleKind> ParseConsole(const std::string& text) {
-  if (text == "stdio" || text == "serial") return ConsoleKind::kStdio;
-  if (text == "virtio") return ConsoleKind::kVirtio;
-  if (text == "none") return ConsoleKind::kNone;
-  return absl::InvalidArgumentError("expected serial, virtio or none");
+// "serial", "virtio[,LIMITS]" or "none".
+struct ConsoleChoice {
+  ConsoleKind kind = ConsoleKind::kStdio;
+  std::optional<vmm::ConsoleConfig> device;
+};
+
+absl::StatusOr<ConsoleChoice> ParseConsole(const std::string& text) {
+  ConsoleChoice choice;
+  if (text == "stdio" || text == "serial") return choice;
+  const std::pair<std::string, std::string> parts =
+      absl::StrSplit(text, absl::MaxSplits(',', 1));
+  if (text == "none") {
+    choice.kind = ConsoleKind::kNone;
+  } else if (parts.first == "virtio") {
+    choice.kind = ConsoleKind::kVirtio;
+    ASSIGN_OR_RETURN(choice.device, ParseConsoleLimits(parts.second));
+  } else {
+    return absl::InvalidArgumentError("expected serial, virtio or none");
+  }
+  return choice;
 }
 
 absl::StatusOr<base::LogLevel> ParseLogLevel(const std::string& text) {
@@ -112,32 +130,38 @@ CLI::Option* AddList(CLI::App* app, const char* option, std::vector<T>* out,
 
 // --console, which for virtio is a device of the guest's, too.
 CLI::callback_t IntoConsole(RunOptions* options) {
-  auto parse = Into("--console", &options->console, ParseConsole);
-  return [parse, options](const CLI::results_t& values) {
-    const bool parsed = parse(values);
+  return [options](const CLI::results_t& values) {
+    ConsoleChoice choice;
+    Into("--console", &choice, ParseConsole)(values);
+    options->console = choice.kind;
     options->console_given = true;
-    if (options->console == ConsoleKind::kVirtio) {
-      options->config.devices.console.emplace();
+    if (choice.device.has_value()) {
+      options->config.devices.console = choice.device;
     }
-    return parsed;
+    return true;
   };
 }
 
 void AddDeviceOptions(CLI::App* app, vmm::DevicesConfig* devices) {
-  AddList(app, "--disk", &devices->disks, ParseDisk,
-          "A raw image as a virtio disk; ro, direct (O_DIRECT), serial=, id=, "
-          "bps= and iops= limits; may be given several times")
+  AddList(
+      app, "--disk", &devices->disks, ParseDisk,
+      "A raw image as a virtio disk; ro, direct (O_DIRECT), serial=, id=, "
+      "bps= and iops= limits, bps_burst=, iops_burst=; may be given several "
+      "times")
       ->type_name("PATH[,...]");
   AddList(app, "--net", &devices->nets, ParseNet,
-          "A virtio network interface on tap=NAME or fd=N of the host; mac=, "
-          "queues=, id=, bps= and pps= limits; may be given several times")
+          "A virtio network interface on tap=NAME or fd=N[:N...] of the host; "
+          "mac=, queues=, id=, bps= and pps= limits, bps_burst=, pps_burst=; "
+          "may be given several times")
       ->type_name("tap=NAME[,...]");
-  app->add_flag_function(
-      "--rng", [devices](int64_t) { devices->rng.emplace(); },
-      "A virtio entropy device");
+  app->add_option("--rng", Into("--rng", &devices->rng, ParseRng),
+                  "A virtio entropy device; bps= and ops= limits, bps_burst=, "
+                  "ops_burst=")
+      ->expected(0, 1)
+      ->type_name("[bps=SIZE,...]");
   app->add_option("--vsock", Into("--vsock", &devices->vsock, ParseVsock),
                   "A virtio socket device: the guest's cid=, the host's Unix "
-                  "socket path=, a bps= limit")
+                  "socket path=, bps= and pps= limits, bps_burst=, pps_burst=")
       ->type_name("cid=N,path=PATH");
   app->add_option("--balloon",
                   Into("--balloon", &devices->balloon, ParseBalloon),
@@ -209,9 +233,11 @@ void AddVmOptions(CLI::App* app, RunOptions* options) {
                   "is delayed (default 0: no limit)")
       ->type_name("N");
   AddDeviceOptions(app, &config.devices);
-  app->add_option("--console", IntoConsole(options),
-                  "What this terminal is in the guest: serial (ttyS0), virtio "
-                  "(hvc0) or none (default serial)")
+  app->add_option(
+         "--console", IntoConsole(options),
+         "What this terminal is in the guest: serial (ttyS0), virtio "
+         "(hvc0; bps= and ops= limits, bps_burst=, ops_burst=) or none "
+         "(default serial)")
       ->type_name("WHERE");
   app->add_option("--id", config.id, "Name of the VM in messages")
       ->type_name("NAME");
@@ -259,6 +285,7 @@ void AddServeOptions(CLI::App* app, ServeOptions* options) {
   AddApiOptions(app, &options->api);
   AddConfigFile(app, &options->config_file);
   AddNoApi(app, &options->no_api);
+  AddLogOptions(app, &options->log);
   app->add_option("--id", options->id, "Name of the VM in messages")
       ->type_name("NAME");
   app->add_flag("--boot-timer", options->boot_timer,
@@ -331,6 +358,7 @@ struct Parser {
     AddApiOptions(run, &result.run.api);
     AddConfigFile(run, &result.run.config_file);
     AddNoApi(run, &result.run.no_api);
+    AddLogOptions(run, &result.run.log);
     AddSandboxOptions(run, &result.run.sandbox);
     RequireKernel(run, &result.run);
     serve = app.add_subcommand(
@@ -418,7 +446,8 @@ ParseResult ParseCommandLine(int argc, const char* const* argv) {
     return result;
   }
   parser.result.command = parser.Chosen();
-  parser.result.serve.log_level = parser.result.log_level;
+  parser.result.serve.log.minimum = parser.result.log_level;
+  parser.result.run.log.minimum = parser.result.log_level;
   result.command_line = std::move(parser.result);
   return result;
 }

@@ -10,6 +10,7 @@
 #include "cloister/base/log.h"
 #include "cloister/cli/api_options.h"
 #include "cloister/cli/ctl_options.h"
+#include "cloister/cli/log_options.h"
 #include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/cli/serve_options.h"
 #include "cloister/vmm/config.h"
@@ -30,8 +31,9 @@ struct RunOptions {
   bool console_given = false;  // else a --config-file says it
   bool boot_timer = false;
   SandboxOptions sandbox;  // not `measure`
-  // These three are of `run` alone.
+  // These are of `run` alone.
   ApiOptions api;
+  LogOptions log;
   std::string config_file;  // describes the VM instead of the options
   bool no_api = false;
 };

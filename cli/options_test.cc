@@ -114,6 +114,28 @@ TEST(OptionsTest, AVirtioConsoleIsADeviceToo) {
             kExitUsage);
 }
 
+TEST(OptionsTest, LimitsOfEntropyAndConsole) {
+  ParseResult result = Parse({"run", "--kernel", "/k", "--rng", "--cpus", "2"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  const vmm::DevicesConfig& plain = result.command_line->run.config.devices;
+  ASSERT_TRUE(plain.rng.has_value());
+  EXPECT_EQ(plain.rng->limit.bandwidth.size, 0u);
+  EXPECT_EQ(result.command_line->run.config.cpus.count, 2u);
+  result = Parse({"run", "--kernel", "/k", "--rng", "bps=1K", "--console",
+                  "virtio,bps=2K,ops_burst=9,ops=8"});
+  ASSERT_TRUE(result.command_line.has_value()) << result.output;
+  const vmm::DevicesConfig& devices = result.command_line->run.config.devices;
+  EXPECT_EQ(devices.rng->limit.bandwidth.size, 1024u);
+  EXPECT_EQ(result.command_line->run.console, ConsoleKind::kVirtio);
+  EXPECT_EQ(devices.console->tx_limit.bandwidth.size, 2048u);
+  EXPECT_EQ(devices.console->tx_limit.operations.one_time_burst, 9u);
+  for (const char* wrong : {"serial,bps=1", "virtio,fast", "none,ops=1"}) {
+    EXPECT_EQ(Parse({"run", "--kernel", "/k", "--console", wrong}).exit_code,
+              kExitUsage)
+        << wrong;
+  }
+}
+
 TEST(OptionsTest, MeasureTakesTheOptionsOfRun) {
   ParseResult result = Parse({"measure", "--kernel", "/k", "--cpus", "2"});
   ASSERT_TRUE(result.command_line.has_value()) << result.output;
@@ -139,6 +161,30 @@ TEST(OptionsTest, SandboxOptions) {
   EXPECT_FALSE(result.command_line->run.sandbox.seccomp);
   EXPECT_EQ(result.command_line->run.sandbox.user, "nobody");
   EXPECT_EQ(result.command_line->run.sandbox.group, "kvm");
+}
+
+TEST(OptionsTest, LogOptionsOfRunAndServe) {
+  for (const char* command : {"run", "serve"}) {
+    const bool run = std::string(command) == "run";
+    ParseResult result =
+        Parse({command, run ? "--kernel" : "--api-sock", "/k", "--log-path",
+               "/l", "--level", "warning", "--show-level", "--metrics-path",
+               "/m", "--log-level", "error"});
+    ASSERT_TRUE(result.command_line.has_value()) << result.output;
+    const LogOptions& log =
+        run ? result.command_line->run.log : result.command_line->serve.log;
+    EXPECT_EQ(log.path, "/l");
+    EXPECT_EQ(log.level, "warning");
+    EXPECT_TRUE(log.show_level);
+    EXPECT_EQ(log.metrics_path, "/m");
+    EXPECT_EQ(log.minimum, base::LogLevel::kError);
+    EXPECT_EQ(Parse({command, run ? "--kernel" : "--api-sock", "/k", "--level",
+                     "loud"})
+                  .exit_code,
+              kExitUsage);
+  }
+  EXPECT_EQ(Parse({"measure", "--kernel", "/k", "--log-path", "/l"}).exit_code,
+            kExitUsage);
 }
 
 TEST(OptionsTest, VersionGoesToStdoutWithExitCodeZero) {
@@ -186,7 +232,8 @@ TEST(OptionsTest, TheDescriptionHasEveryCommandAndOption) {
   ASSERT_NE(ctl, nullptr);
   EXPECT_FALSE(ctl->commands.empty());
   ASSERT_NE(Find(*ctl, "--api-sock"), nullptr);
-  EXPECT_TRUE(Find(*ctl, "--api-sock")->required);
+  ASSERT_NE(Find(*ctl, "--api-tcp"), nullptr);
+  EXPECT_FALSE(Find(*ctl, "--api-sock")->required) << "either of them";
 }
 
 TEST(OptionsTest, HelpGoesToStdoutWithExitCodeZero) {

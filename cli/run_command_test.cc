@@ -8,12 +8,15 @@
 
 #include <chrono>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "cloister/base/log.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/vm_process.h"
@@ -41,19 +44,22 @@ class RunCommandTest : public ::testing::Test {
     options_.config.confidential.backend = confidential::BackendChoice::kOff;
   }
 
+  // The exit code; what it says on stderr is sorted into the members below.
   int Run() {
-    base::Logger log(
-        [this](base::LogLevel level, absl::string_view line) {
-          if (level == base::LogLevel::kError) errors_.emplace_back(line);
-          if (absl::StartsWith(line, "--initrd")) {
-            warnings_.emplace_back(line);
-          }
-          if (absl::StartsWith(line, "launch digest")) {
-            digest_ = std::string(line);
-          }
-        },
-        base::LogLevel::kInfo);
-    return RunCommand(options_, std::chrono::steady_clock::now(), log);
+    ::testing::internal::CaptureStderr();
+    const int code = RunCommand(options_, std::chrono::steady_clock::now());
+    stderr_ = ::testing::internal::GetCapturedStderr();
+    for (absl::string_view line : absl::StrSplit(stderr_, '\n')) {
+      if (absl::ConsumePrefix(&line, "cloister: error: ")) {
+        errors_.emplace_back(line);
+      } else if (absl::ConsumePrefix(&line, "cloister: warning: ")) {
+        if (absl::StartsWith(line, "--initrd")) warnings_.emplace_back(line);
+      } else if (absl::ConsumePrefix(&line, "cloister: ") &&
+                 absl::StartsWith(line, "launch digest")) {
+        digest_ = std::string(line);
+      }
+    }
+    return code;
   }
   int RunKernel(MicroKernel kernel) {
     options_.config.kernel.path = absl::StrCat(::testing::TempDir(), "/kernel");
@@ -62,12 +68,25 @@ class RunCommandTest : public ::testing::Test {
     return Run();
   }
   std::string File(const std::string& content) {
-    std::string path = absl::StrCat(::testing::TempDir(), "/config.json");
+    std::string path = Path("config.json");
     std::ofstream(path) << content;
     return path;
   }
+  static std::string Path(const char* name) {
+    return absl::StrCat(::testing::TempDir(), "/", name);
+  }
+  // A name for a file that is not there.
+  static std::string Fresh(const char* name) {
+    ::unlink(Path(name).c_str());
+    return Path(name);
+  }
+  static std::string ReadAll(const std::string& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
 
   RunOptions options_;
+  std::string stderr_;
   std::vector<std::string> errors_;
   std::vector<std::string> warnings_;
   std::string digest_;
@@ -167,6 +186,64 @@ TEST_F(RunGuestTest, TheFileSaysWhatTheConsoleIs) {
   errors_.clear();
   digest("tty");
   EXPECT_THAT(errors_, ElementsAre(HasSubstr("machine-config: console")));
+}
+
+TEST_F(RunCommandTest, ALogThatCannotBeOpenedIsNamed) {
+  options_.log.path = "/no/such/folder/log";
+  EXPECT_EQ(Run(), kExitError);
+  EXPECT_THAT(errors_, ElementsAre(HasSubstr("--log-path: open /no/such")));
+  errors_.clear();
+  options_.log.path.clear();
+  options_.config_file =
+      File(R"({"boot-source": {"kernel_image_path": "/k"}, )"
+           R"("logger": {"log_path": "/no/such/folder/log"}})");
+  EXPECT_EQ(Run(), kExitError);
+  EXPECT_THAT(errors_, ElementsAre(HasSubstr("log_path: open /no/such")));
+  EXPECT_THAT(errors_[0], HasSubstr("--config-file " + options_.config_file));
+}
+
+TEST_F(RunGuestTest, TheLogAndTheMetricsGoWhereTheOptionsSay) {
+  options_.log.path = Fresh("log");
+  options_.log.level = "debug";
+  options_.log.show_level = true;
+  options_.log.metrics_path = Fresh("metrics");
+  EXPECT_EQ(RunKernel(MicroKernel::kCrash), kExitTripleFault);
+  const std::string log = ReadAll(options_.log.path);
+  EXPECT_THAT(log, HasSubstr(":debug] the guest runs\n"));
+  EXPECT_THAT(log, HasSubstr(":error] triple fault"));
+  EXPECT_THAT(errors_, IsEmpty()) << "they are in the file";
+  const std::string metrics = ReadAll(options_.log.metrics_path);
+  EXPECT_THAT(metrics, HasSubstr("\"utc_timestamp_ms\""));
+  EXPECT_THAT(metrics, HasSubstr("\"vcpu\""));
+  EXPECT_EQ(metrics.back(), '\n');
+
+  options_.log.metrics_path = "/no/such/folder/metrics";
+  EXPECT_EQ(RunKernel(MicroKernel::kOff), kExitError);
+  EXPECT_THAT(errors_, ElementsAre(HasSubstr("--metrics-path: open /no/such")));
+}
+
+TEST_F(RunGuestTest, TheFilesLogMetricsAndSerialPortAreHeeded) {
+  ASSERT_OK(vmm::WriteMicroKernel(MicroKernel::kFresh, Path("from-file")));
+  ASSERT_OK(vcpu::InstallKickHandler(KickSignal()));
+  for (const char* name : {"log", "metrics", "console", "other"}) Fresh(name);
+  options_.config_file = File(absl::StrCat(
+      R"({"boot-source": {"kernel_image_path": ")", Path("from-file"),
+      R"("}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 32},)",
+      R"( "confidential": {"backend": "off"}, "logger": {"level": "Debug",)",
+      R"( "format": "json", "log_path": ")", Path("log"), R"("},)",
+      R"( "metrics": {"metrics_path": ")", Path("metrics"), R"("},)",
+      R"( "serial": {"serial_out_path": ")", Path("console"), R"("}})"));
+  EXPECT_EQ(Run(), kExitOk) << stderr_;
+  EXPECT_THAT(ReadAll(Path("console")), HasSubstr("f"));
+  EXPECT_THAT(ReadAll(Path("log")), HasSubstr("\"message\":\"the guest runs"));
+  EXPECT_THAT(ReadAll(Path("metrics")), HasSubstr("\"vcpu\""));
+  // The option goes before the file.
+  Fresh("log");
+  options_.log.path = Path("other");
+  EXPECT_EQ(Run(), kExitOk) << stderr_;
+  EXPECT_THAT(ReadAll(Path("other")),
+              HasSubstr("\"message\":\"the guest runs"));
+  EXPECT_NE(::access(Path("log").c_str(), F_OK), 0);
 }
 
 TEST_F(RunGuestTest, TheConfigFileStandsForTheOptions) {

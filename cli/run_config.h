@@ -3,6 +3,7 @@
 #define CLOISTER_CLI_RUN_CONFIG_H_
 
 #include "absl/status/status.h"
+#include "cloister/api/json.h"
 #include "cloister/cli/options.h"
 
 namespace cloister::cli {
@@ -11,7 +12,11 @@ namespace cloister::cli {
 // if there is such a file: for `run` and for `measure`, so that both know the
 // same VM. Errors are one line that names option and file; the options are then
 // as they were.
-absl::Status ApplyConfigFile(RunOptions* options);
+//
+// What else the file and the options say goes to `rest`, if it is not null:
+// the sections "logger", "metrics" and "serial" of the API's schema, each if
+// there is one.
+absl::Status ApplyConfigFile(RunOptions* options, api::Json* rest = nullptr);
 
 }  // namespace cloister::cli
 

@@ -2,10 +2,12 @@
 #include "cloister/cli/run_config.h"
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "cloister/api/json.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/cli/options.h"
 #include "gmock/gmock.h"
@@ -56,11 +58,37 @@ TEST_F(RunConfigTest, TheConsolesOptionGoesBeforeTheFile) {
   ASSERT_OK(ApplyConfigFile(&options_));
   EXPECT_EQ(options_.console, ConsoleKind::kVirtio);
   EXPECT_TRUE(options_.config.devices.console.has_value());
-  options_.console = ConsoleKind::kNone;
+  // With its limits.
   options_.console_given = true;
+  options_.config.devices.console->tx_limit.bandwidth.size = 7;
+  ASSERT_OK(ApplyConfigFile(&options_));
+  ASSERT_TRUE(options_.config.devices.console.has_value());
+  EXPECT_EQ(options_.config.devices.console->tx_limit.bandwidth.size, 7u);
+  options_.console = ConsoleKind::kNone;
   ASSERT_OK(ApplyConfigFile(&options_));
   EXPECT_EQ(options_.console, ConsoleKind::kNone);
   EXPECT_FALSE(options_.config.devices.console.has_value());
+}
+
+TEST_F(RunConfigTest, TheRestIsHandedOn) {
+  api::Json rest;
+  ASSERT_OK(ApplyConfigFile(&options_, &rest));
+  EXPECT_EQ(rest, api::Json::object());
+  options_.log.metrics_path = "/m";
+  ASSERT_OK(ApplyConfigFile(&options_, &rest));
+  EXPECT_EQ(rest["metrics"]["metrics_path"], "/m");
+  EXPECT_EQ(options_.config.kernel.path, "/option");
+  Use(R"(}, "logger": {"log_path": "/l"}, "serial": {"serial_out_path": "/s")");
+  ASSERT_OK(ApplyConfigFile(&options_, &rest));
+  EXPECT_EQ(rest["logger"]["log_path"], "/l");
+  EXPECT_EQ(rest["logger"]["level"], "Info");
+  EXPECT_EQ(rest["serial"]["serial_out_path"], "/s");
+  EXPECT_EQ(rest["metrics"]["metrics_path"], "/m");
+  EXPECT_EQ(options_.config.kernel.path, "/file");
+  // What the options say is checked as what the file says is.
+  options_.log.path = std::string(5000, 'p');
+  EXPECT_THAT(std::string(ApplyConfigFile(&options_, &rest).message()),
+              HasSubstr("--log-path"));
 }
 
 TEST_F(RunConfigTest, MistakesNameOptionAndFileAndChangeNothing) {

@@ -5,15 +5,17 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "cloister/api/log_target.h"
 #include "cloister/base/event_loop.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/cli/api_service.h"
 #include "cloister/cli/config_file.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/cli/monitor_log.h"
 #include "cloister/cli/signal_set.h"
 #include "cloister/cli/terminal.h"
 #include "cloister/cli/vm_process.h"
@@ -31,15 +33,15 @@ class Serve {
       : options_(options),
         process_start_(process_start),
         timer_(process_start),
-        log_target_(options.id, &events_),
-        log_(log_target_.Sink(), options.log_level, /*per_second=*/100) {
+        monitor_log_(options.id, options.log.minimum),
+        log_(monitor_log_.log()) {
     timer_.Reached("process start", process_start);
   }
 
   int Execute() {
     absl::StatusOr<int> code = Run();
     if (code.ok()) return *code;
-    log_.Error(code.status().message());
+    monitor_log_.Fail(code.status().message());
     return kExitError;
   }
 
@@ -47,17 +49,20 @@ class Serve {
   absl::StatusOr<int> Run();
   absl::Status CreateTerminal();
   absl::Status CreateService();
+  absl::Status LoadConfig();
   absl::Status Begin();
+  absl::Status StartService();
+  absl::Status DropIdentity();
   void OnSignal(int signal);
   int Finish();
 
   const ServeOptions& options_;
   const std::chrono::steady_clock::time_point process_start_;
   vmm::BootTimer timer_;
-  api::EventHub events_;
-  api::LogTarget log_target_;
-  base::Logger log_;
+  MonitorLog monitor_log_;
+  base::Logger& log_;
   int signal_ = 0;
+  bool dropped_ = false;  // it is --user and --group
   ConsoleSink sink_;
   std::unique_ptr<Sandbox> sandbox_;
   std::unique_ptr<base::EventLoop> loop_;
@@ -82,10 +87,12 @@ absl::Status Serve::CreateService() {
   ApiService::Parts parts;
   parts.id = options_.id;
   parts.process_start = process_start_;
-  parts.events = &events_;
+  parts.events = &monitor_log_.events();
   parts.configure_log = [this](const api::Json& logger) {
-    return log_target_.Configure(logger);
+    return monitor_log_.Configure(logger);
   };
+  parts.before_start = [this] { return DropIdentity(); };
+  parts.denied_hint = sandbox_->denied_hint();
   parts.hooks.console = &sink_;
   parts.hooks.log = &log_;
   parts.hooks.boot_timer = &timer_;
@@ -104,33 +111,58 @@ absl::Status Serve::CreateService() {
   return absl::OkStatus();
 }
 
-// Serves, and starts the VM of --config-file.
-absl::Status Serve::Begin() {
+// What --config-file and the options say, the log's and the metrics' files
+// open.
+absl::Status Serve::LoadConfig() {
+  std::string text = "{}";
   if (!options_.config_file.empty()) {
-    ASSIGN_OR_RETURN(std::string text, ReadConfigFile(options_.config_file));
-    absl::Status loaded = service_->controller().LoadConfig(text);
-    if (!loaded.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--config-file ", options_.config_file, ": ", loaded.message()));
-    }
+    ASSIGN_OR_RETURN(text, ReadConfigFile(options_.config_file));
   }
-  RETURN_IF_ERROR(sandbox_->DropIdentity());
+  absl::Status status = NameLogOptions(
+      service_->controller().LoadConfig(WithLogOptions(text, options_.log)),
+      options_.log);
+  if (status.ok() || options_.config_file.empty()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("--config-file ", options_.config_file, ": ",
+                                   status.message()));
+}
+
+// Once; any thread, one at a time.
+absl::Status Serve::DropIdentity() {
+  if (dropped_) return absl::OkStatus();
+  dropped_ = true;
+  return sandbox_->DropIdentity();
+}
+
+absl::Status Serve::StartService() {
   RETURN_IF_ERROR(service_->Start(
       [this] { sandbox_->EnterThread(vmm::ThreadKind::kApi); }));
   timer_.Reached("API served");
   if (!service_->tcp_address().empty()) {
     log_.Info(absl::StrCat("API at ", service_->tcp_address()));
   }
-  if (options_.config_file.empty()) return absl::OkStatus();
-  return service_->controller().Start();
+  return absl::OkStatus();
+}
+
+// Serves. The VM of --config-file runs before that: what it names is opened
+// with the rights of whoever started this, and no client can ask for more.
+absl::Status Serve::Begin() {
+  RETURN_IF_ERROR(LoadConfig());
+  if (options_.config_file.empty()) {
+    RETURN_IF_ERROR(DropIdentity());
+  } else {
+    RETURN_IF_ERROR(service_->controller().Start());
+  }
+  return StartService();
 }
 
 absl::StatusOr<int> Serve::Run() {
   if (options_.no_api && options_.config_file.empty()) {
     return absl::InvalidArgumentError("--no-api: needs --config-file");
   }
-  ASSIGN_OR_RETURN(signals_,
-                   SignalSet::Create({SIGINT, SIGTERM, SIGHUP, SIGPWR}));
+  std::vector<int> signals = EndingSignals();
+  signals.push_back(SIGPWR);
+  ASSIGN_OR_RETURN(signals_, SignalSet::Create(signals));
   RETURN_IF_ERROR(ForbidDumps());
   ASSIGN_OR_RETURN(sandbox_, Sandbox::Create(options_.sandbox, log_));
   ASSIGN_OR_RETURN(loop_, base::EventLoop::Create());

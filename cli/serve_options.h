@@ -4,8 +4,8 @@
 
 #include <string>
 
-#include "cloister/base/log.h"
 #include "cloister/cli/api_options.h"
+#include "cloister/cli/log_options.h"
 #include "cloister/cli/sandbox/sandbox.h"
 
 namespace cloister::cli {
@@ -17,7 +17,7 @@ struct ServeOptions {
   std::string id = "anonymous-instance";
   bool boot_timer = false;
   SandboxOptions sandbox;
-  base::LogLevel log_level = base::LogLevel::kInfo;
+  LogOptions log;
 };
 
 }  // namespace cloister::cli

@@ -8,11 +8,22 @@
 #include <csignal>
 
 #include "cloister/base/syscall.h"
+#include "cloister/cli/crash_cleanup.h"
 #include "cloister/cli/exit_code.h"
 
 namespace cloister::cli {
 
 int KickSignal() { return SIGRTMIN; }
+
+std::vector<int> EndingSignals() {
+  std::vector<int> signals = {SIGINT,  SIGTERM,   SIGHUP,    SIGQUIT,
+                              SIGALRM, SIGUSR1,   SIGUSR2,   SIGXCPU,
+                              SIGPROF, SIGVTALRM, SIGSTKFLT, SIGIO};
+  for (int signal = CleanUpSignal() + 1; signal <= SIGRTMAX; ++signal) {
+    signals.push_back(signal);
+  }
+  return signals;
+}
 
 absl::Status ForbidDumps() {
   if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {

@@ -2,6 +2,8 @@
 #ifndef CLOISTER_CLI_VM_PROCESS_H_
 #define CLOISTER_CLI_VM_PROCESS_H_
 
+#include <vector>
+
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "cloister/cli/terminal.h"
@@ -28,6 +30,10 @@ class ConsoleSink : public devices::SerialSink {
 // The real-time signal that takes vCPUs out of the guest; main() installs its
 // handler.
 int KickSignal();
+
+// The signals that end a VM, for a SignalSet: all that end a process unless it
+// crashed, but those that main() has it ignore and KickSignal, CleanUpSignal.
+std::vector<int> EndingSignals();
 
 // Core files and other processes of the same user must not get at what the
 // monitor may see of a guest.

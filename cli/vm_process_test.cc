@@ -6,13 +6,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cloister/base/event_loop.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
+#include "cloister/cli/crash_cleanup.h"
 #include "cloister/cli/exit_code.h"
 #include "gtest/gtest.h"
 
@@ -61,6 +65,23 @@ TEST(VmProcessTest, AsManyFilesAsTheHardLimitAllows) {
   EXPECT_EQ(after.rlim_cur, before.rlim_max);
   EXPECT_EQ(after.rlim_max, before.rlim_max);
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST(VmProcessTest, EverySignalThatWouldEndTheProcessEndsTheVm) {
+  const std::vector<int> ending = EndingSignals();
+  for (int signal = 1; signal <= SIGRTMAX; ++signal) {
+    // The C library's own, and those with other uses: crashes, stops, what is
+    // ignored by default or by main().
+    constexpr int kOthers[] = {SIGKILL,  SIGSTOP, SIGSEGV, SIGBUS,  SIGILL,
+                               SIGFPE,   SIGTRAP, SIGABRT, SIGSYS,  SIGTSTP,
+                               SIGTTIN,  SIGTTOU, SIGCONT, SIGCHLD, SIGURG,
+                               SIGWINCH, SIGPIPE, SIGXFSZ, SIGPWR};
+    const bool other =
+        std::count(std::begin(kOthers), std::end(kOthers), signal) > 0 ||
+        (signal >= 32 && signal <= CleanUpSignal());
+    EXPECT_EQ(std::count(ending.begin(), ending.end(), signal), other ? 0 : 1)
+        << signal;
+  }
 }
 
 TEST(ConsoleSinkTest, WithoutATerminalOutputIsDropped) {

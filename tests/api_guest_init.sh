@@ -17,7 +17,7 @@ hundredths() { busybox sed 's/\([0-9]*\)\.\([0-9]*\) .*/\1\2/' /proc/uptime; }
 size=0 pass=0
 while [ -b /dev/vda ]; do
   now=$(busybox cat /sys/block/vda/size)
-  [ "$now" = "$size" ] || echo "disk has $now sectors"
+  [ "$now" = "$size" ] || echo "disk has $now sectors at $(busybox readlink -f /sys/block/vda/device)"
   size=$now
   start=$(hundredths)
   sum=$(busybox dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | busybox md5sum)

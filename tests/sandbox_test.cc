@@ -172,18 +172,29 @@ TEST_F(SandboxTest, TheGuestRunsAsTheUserWithoutCapabilities) {
   End(*guest);
 }
 
-// /dev/kvm may be root's alone: it is opened before, and used after.
+// What the configuration names, and /dev/kvm, may be root's alone: it is opened
+// before, and used after.
 TEST_F(SandboxTest, TheApisGuestRunsAsTheUser) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
   const std::string kernel = Write("echo", MakeEchoKernel(kBanner));
   const std::string config = absl::StrCat(Folder(), "/vm.json");
+  const std::string disk = absl::StrCat(Folder(), "/disk");
+  std::ofstream(disk) << std::string(4096, 'd');
   std::ofstream(config) << R"({"boot-source": {"kernel_image_path": ")"
                         << kernel << R"("}, "machine-config": {"vcpu_count": 1,
-      "mem_size_mib": 32}, "confidential": {"backend": "off"}})";
+      "mem_size_mib": 32}, "confidential": {"backend": "off"}, "drives":
+      [{"drive_id": "d", "is_root_device": false, "path_on_host": ")"
+                        << disk << R"("}], "metrics": {"metrics_path": ")"
+                        << Folder() << "/metrics\"}}";
+  for (const std::string& path : {kernel, config, disk}) {
+    ASSERT_EQ(::chmod(path.c_str(), 0600), 0);
+  }
+  ASSERT_EQ(::chmod(Folder().c_str(), 0700), 0);
   ASSERT_OK_AND_ASSIGN(
       auto guest,
       GuestProcess::Start({"cli/cloister", "serve", "--no-api", "--config-file",
-                           config, "--user", "nobody"}));
+                           config, "--user", "nobody", "--log-path",
+                           Folder() + "/log"}));
   ASSERT_OK(guest->Expect(kBanner));
   for (auto& [name, fields] : Threads(guest->pid())) {
     EXPECT_EQ(fields["Uid"], "65534\t65534\t65534\t65534") << name;
@@ -191,6 +202,46 @@ TEST_F(SandboxTest, TheApisGuestRunsAsTheUser) {
     EXPECT_EQ(fields["Seccomp"], "2") << name;
   }
   End(*guest);
+}
+
+// What is named later is opened as the user, and an error says so.
+TEST_F(SandboxTest, WhatTheApiNamesIsOpenedAsTheUser) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  const std::string kernel = Write("echo", MakeEchoKernel(kBanner));
+  ASSERT_EQ(::chmod(kernel.c_str(), 0600), 0);
+  const std::string socket = Folder() + "/api";
+  ASSERT_OK_AND_ASSIGN(
+      auto server, GuestProcess::Start({"cli/cloister", "serve", "--api-sock",
+                                        socket, "--user", "nobody"}));
+  auto ask = [&](const std::vector<std::string>& words) {
+    std::vector<std::string> argv = {"cli/cloister", "ctl", "--api-sock",
+                                     socket};
+    argv.insert(argv.end(), words.begin(), words.end());
+    auto ctl = GuestProcess::Start(argv);
+    if (!ctl.ok()) return ctl.status().ToString();
+    (*ctl)->Wait().IgnoreError();
+    return (*ctl)->output();
+  };
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (ask({"get", "/version"}).find("cloister_version") ==
+             std::string::npos &&
+         std::chrono::steady_clock::now() < deadline) {
+  }
+  EXPECT_EQ(ask({"put", "/confidential", R"({"backend": "off"})"}), "");
+  EXPECT_EQ(ask({"put", "/boot-source",
+                 absl::StrCat(R"({"kernel_image_path": ")", kernel, "\"}")}),
+            "");
+  EXPECT_THAT(ask({"start"}),
+              HasSubstr("(EACCES); the monitor has become user 65534 and group "
+                        "65534"));
+  EXPECT_THAT(ask({"put", "/metrics",
+                   absl::StrCat(R"({"metrics_path": ")", Folder(), "/m\"}")}),
+              HasSubstr("the monitor has become user 65534"));
+  ASSERT_EQ(::chmod(kernel.c_str(), 0644), 0);
+  EXPECT_EQ(ask({"start"}), "");
+  ASSERT_OK(server->Expect(kBanner));
+  End(*server);
 }
 
 TEST_F(SandboxTest, BadNamesAreNamed) {
@@ -203,7 +254,8 @@ TEST_F(SandboxTest, BadNamesAreNamed) {
 }
 
 // A device that opens a file on the vCPU's thread ends the program, by name,
-// with its own exit code, and the terminal as it was.
+// also in the log's file, with its own exit code, the terminal as it was, and
+// no socket left.
 TEST_F(SandboxTest, ARefusedCallOfAVcpuIsNamedAndTheTerminalRestored) {
   std::vector<boot::FakeSegment> segments = boot::LinuxLikeSegments();
   // mov dx, 0x500; out dx, al; jmp to itself
@@ -211,13 +263,22 @@ TEST_F(SandboxTest, ARefusedCallOfAVcpuIsNamedAndTheTerminalRestored) {
   const std::string kernel =
       Write("writer", boot::MakeElf(segments, segments[0].physical));
   ASSERT_OK_AND_ASSIGN(auto pty, cli::PtySession::Create());
-  ASSERT_OK(pty->Start({"tests/sandbox_vm_child", kernel}));
+  const std::string socket = Folder() + "/api", log = Folder() + "/log";
+  ASSERT_OK(pty->Start({"tests/sandbox_vm_child", kernel, socket, log}));
   ASSERT_OK(
       pty->Expect("seccomp: a thread of kind vcpu may not call openat (257)"));
   ASSERT_OK_AND_ASSIGN(const int status, pty->Wait());
   ASSERT_TRUE(WIFEXITED(status)) << "wait status " << status;
   EXPECT_EQ(WEXITSTATUS(status), cli::kExitSeccomp);
   EXPECT_TRUE(pty->restored());
+  // The vCPU's thread may not remove a socket: the main one does.
+  EXPECT_FALSE(std::filesystem::exists(socket));
+  EXPECT_FALSE(std::filesystem::exists(socket + ".lock"));
+  std::ifstream lines(log);
+  std::string line;
+  ASSERT_TRUE(std::getline(lines, line)) << "no line in the log";
+  EXPECT_THAT(line, HasSubstr("[child] seccomp: a thread of kind vcpu may not "
+                              "call openat (257)"));
 }
 
 }  // namespace

@@ -2,16 +2,21 @@
 //
 // A VM under the program's sandbox with a device that does, on the vCPU's
 // thread, what no vCPU's thread may: it opens a file when the guest writes to
-// port 0x500. With a terminal, in raw mode. usage: sandbox_vm_child KERNEL
+// port 0x500. With a terminal, in raw mode. Listens on SOCKET, logs to LOG.
+// usage: sandbox_vm_child KERNEL SOCKET LOG
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "cloister/api/socket_file.h"
 #include "cloister/base/log.h"
+#include "cloister/cli/crash_cleanup.h"
 #include "cloister/cli/exit_code.h"
+#include "cloister/cli/monitor_log.h"
 #include "cloister/cli/raw_mode.h"
 #include "cloister/cli/sandbox/sandbox.h"
 #include "cloister/cli/vm_process.h"
@@ -41,7 +46,10 @@ class NoConsole : public devices::SerialSink {
   }
 };
 
-absl::Status Run(const std::string& kernel, base::Logger& log) {
+absl::Status Run(const std::string& kernel, const std::string& socket,
+                 base::Logger& log) {
+  auto api = api::SocketFile::Create(socket);
+  if (!api.ok()) return api.status();
   auto sandbox = cli::Sandbox::Create({}, log);
   if (!sandbox.ok()) return sandbox.status();
   if (::isatty(STDIN_FILENO) != 0) {
@@ -75,14 +83,16 @@ absl::Status Run(const std::string& kernel, base::Logger& log) {
 }  // namespace cloister
 
 int main(int argc, char** argv) {
-  if (argc != 2) return cloister::cli::kExitUsage;
-  cloister::base::Logger log(cloister::base::StderrSink(),
-                             cloister::base::LogLevel::kInfo);
-  absl::Status status =
-      cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
-  if (status.ok()) status = cloister::Run(argv[1], log);
+  if (argc != 4) return cloister::cli::kExitUsage;
+  cloister::cli::MonitorLog log("child", cloister::base::LogLevel::kInfo);
+  absl::Status status = log.Configure({{"log_path", argv[3]}});
+  if (status.ok()) status = cloister::cli::InstallCrashCleanUp();
+  if (status.ok()) {
+    status = cloister::vcpu::InstallKickHandler(cloister::cli::KickSignal());
+  }
+  if (status.ok()) status = cloister::Run(argv[1], argv[2], log.log());
   cloister::cli::RawMode::Leave();
   if (status.ok()) return cloister::cli::kExitOk;
-  log.Error(status.message());
+  log.Fail(status.message());
   return cloister::cli::kExitError;
 }

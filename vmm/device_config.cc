@@ -55,8 +55,15 @@ absl::Status ValidateDisk(const DiskConfig& disk) {
 }
 
 absl::Status ValidateNet(const NetConfig& net) {
-  if (net.tap.empty() == (net.fd < 0)) {
+  if (net.tap.empty() == net.fds.empty()) {
     return Bad("--net", "either tap= or fd= is needed");
+  }
+  std::set<int> distinct;
+  for (int fd : net.fds) {
+    if (fd < 0 || !distinct.insert(fd).second) {
+      return Bad("--net",
+                 absl::StrCat("fd=", fd, ": not a descriptor, or twice"));
+    }
   }
   if (net.tap.size() > kMaxTapName) {
     return Bad("--net",
@@ -64,9 +71,10 @@ absl::Status ValidateNet(const NetConfig& net) {
                             kMaxTapName, " characters"));
   }
   if (net.queues == 0 || net.queues > kMaxNetQueues ||
-      (net.fd >= 0 && net.queues != 1)) {
-    return Bad("--net", absl::StrCat("queues=", net.queues, ": 1 to ",
-                                     kMaxNetQueues, ", and 1 with fd="));
+      (!net.fds.empty() && net.queues != net.fds.size())) {
+    return Bad("--net",
+               absl::StrCat("queues=", net.queues, ": 1 to ", kMaxNetQueues,
+                            ", and as many as there are descriptors in fd="));
   }
   if (net.mac.empty()) return absl::OkStatus();
   absl::Status status = devices::virtio::NetMac::Parse(net.mac).status();

@@ -33,11 +33,11 @@ struct DiskConfig {
   devices::RateLimiterConfig limit = {};
 };
 
-// A network interface on a tap of the host: by name, or by a descriptor that
-// the caller opened and keeps.
+// A network interface on a tap of the host: by name, or by descriptors that the
+// caller opened and keeps, one for each queue.
 struct NetConfig {
   std::string tap = {};
-  int fd = -1;
+  std::vector<int> fds = {};
   std::string mac = {};  // empty: a random one
   uint32_t queues = 1;
   std::string id = {};  // empty: net0, net1, ...

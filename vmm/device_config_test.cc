@@ -35,12 +35,13 @@ TEST(DeviceConfigTest, CountsAndNamesDevices) {
   EXPECT_EQ(config.count(), 0u);
   config.disks = {{.path = "a"}, {.path = "b", .id = "root"}};
   config.nets = {{.tap = "tap0", .mac = "52:54:00:12:34:56", .queues = 4},
-                 {.fd = 9}};
+                 {.fds = {9}},
+                 {.fds = {10, 12}, .queues = 2}};
   config.vsock = VsockConfig{.cid = 3, .path = "s"};
   config.rng.emplace();
   config.balloon.emplace();
   EXPECT_OK(ValidateDevices(config));
-  EXPECT_EQ(config.count(), 7u);
+  EXPECT_EQ(config.count(), 8u);
   EXPECT_EQ(DiskId(config, 0), "disk0");
   EXPECT_EQ(DiskId(config, 1), "root");
   EXPECT_EQ(NetId(config, 1), "net1");
@@ -63,11 +64,14 @@ TEST(DeviceConfigTest, RefusesBadDisks) {
 
 TEST(DeviceConfigTest, RefusesBadInterfaces) {
   ExpectInvalid(WithNet({}), "either tap= or fd=");
-  ExpectInvalid(WithNet({.tap = "t", .fd = 3}), "either tap= or fd=");
+  ExpectInvalid(WithNet({.tap = "t", .fds = {3}}), "either tap= or fd=");
   ExpectInvalid(WithNet({.tap = "t23456789012345x"}), "at most 15");
   ExpectInvalid(WithNet({.tap = "t", .queues = 0}), "queues=0");
   ExpectInvalid(WithNet({.tap = "t", .queues = 17}), "queues=17");
-  ExpectInvalid(WithNet({.fd = 3, .queues = 2}), "queues=2");
+  ExpectInvalid(WithNet({.fds = {3}, .queues = 2}), "queues=2");
+  ExpectInvalid(WithNet({.fds = {3, 4}}), "queues=1");
+  ExpectInvalid(WithNet({.fds = {3, 3}, .queues = 2}), "fd=3");
+  ExpectInvalid(WithNet({.fds = {-1}}), "fd=-1");
   ExpectInvalid(WithNet({.tap = "t", .mac = "01:00:00:00:00:01"}), "--net");
 }
 

@@ -61,16 +61,23 @@ absl::StatusOr<std::unique_ptr<Blk>> CreateDisk(
 absl::StatusOr<std::vector<std::unique_ptr<NetPort>>> OpenPorts(
     const NetConfig& net) {
   std::vector<std::unique_ptr<NetPort>> ports;
-  if (net.fd >= 0) {
+  std::string name;
+  for (int number : net.fds) {
     // A copy: the caller's stays for the next launch.
-    base::UniqueFd fd(fcntl(net.fd, F_DUPFD_CLOEXEC, 0));
+    base::UniqueFd fd(fcntl(number, F_DUPFD_CLOEXEC, 0));
     if (!fd.valid()) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("fd=", net.fd));
+      return absl::ErrnoToStatus(errno, absl::StrCat("fd=", number));
     }
     ASSIGN_OR_RETURN(std::unique_ptr<Tap> tap, Tap::FromFd(std::move(fd)));
+    if (!name.empty() && tap->name() != name) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("fd=", number, ": a queue of ", tap->name(),
+                       ", and the ones before are of ", name));
+    }
+    name = tap->name();
     ports.push_back(std::move(tap));
-    return ports;
   }
+  if (!ports.empty()) return ports;
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Tap>> taps,
                    Tap::Open(net.tap, static_cast<int>(net.queues)));
   for (std::unique_ptr<Tap>& tap : taps) ports.push_back(std::move(tap));

@@ -157,7 +157,7 @@ TEST_F(VirtioFactoryTest, ErrorsNameTheOptionAndLeaveNothingBehind) {
               AllOf(StartsWith("--disk: "), HasSubstr("locked")));
 
   config = config_;
-  config.nets.push_back({.fd = 999});
+  config.nets.push_back({.fds = {999}});
   EXPECT_THAT(Error(config, options_),
               AllOf(StartsWith("--net: "), HasSubstr("fd=999")));
   config.nets[0] = {.tap = "t0", .mac = "01:00:00:00:00:00"};

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <ctime>
 
 #include "cloister/base/status_matchers.h"
 #include "cloister/cli/exit_code.h"
@@ -52,6 +53,20 @@ TEST(RefusalHandlerDeathTest, ARefusalNamesCallThreadAndArguments) {
               "docs/sandbox.md \\(--no-seccomp allows it\\)");
   EXPECT_EXIT(CallWhatIsRefused(vmm::ThreadKind::kMain),
               ::testing::ExitedWithCode(kExitSeccomp), "kind main may not");
+}
+
+TEST(RefusalTimeTest, IsWhatTheCLibrarySays) {
+  // Leap days, ends of centuries, and steps that are no whole days.
+  for (uint64_t seconds = 0; seconds < uint64_t{253402300800};
+       seconds += 2629743 + seconds / 512) {
+    const std::time_t time = static_cast<std::time_t>(seconds);
+    std::tm parts = {};
+    ASSERT_NE(::gmtime_r(&time, &parts), nullptr);
+    char text[40];
+    std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S.001234Z", &parts);
+    EXPECT_EQ(RefusalTime(seconds * 1000000 + 1234), text);
+  }
+  EXPECT_EQ(RefusalTime(951782400ull * 1000000), "2000-02-29T00:00:00.000000Z");
 }
 
 }  // namespace

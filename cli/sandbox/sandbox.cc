@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/base/syscall.h"
+#include "cloister/cli/crash_cleanup.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/sandbox/refusal_handler.h"
 #include "cloister/vmm/sandbox/seccomp_rules.h"
@@ -90,12 +91,24 @@ absl::Status Sandbox::EnterMain() {
 
 absl::Status Sandbox::DropIdentity() { return BecomeIdentity(identity_); }
 
+std::string Sandbox::denied_hint() const {
+  if (identity_.empty()) return "";
+  std::string who;
+  if (identity_.uid.has_value()) who = absl::StrCat("user ", *identity_.uid);
+  if (identity_.gid.has_value()) {
+    absl::StrAppend(&who, who.empty() ? "" : " and ", "group ", *identity_.gid);
+  }
+  return absl::StrCat("; the monitor has become ", who,
+                      " (--user, --group), who may not");
+}
+
 void Sandbox::EnterThread(vmm::ThreadKind kind) const {
   if (filters_.empty()) return;
   absl::Status status = filters_[static_cast<size_t>(kind)].Install();
   if (status.ok()) return;
   log_.Error(absl::StrCat("thread of kind ", vmm::ThreadKindName(kind), ": ",
                           status.message()));
+  CleanUpAfterCrash();
   ::_exit(kExitError);
 }
 

@@ -42,6 +42,10 @@ class Sandbox {
   // Becomes --user and --group, once what needs root is open; all threads do.
   absl::Status DropIdentity();
 
+  // Explains an EACCES once that is done: "; the monitor has become user ...".
+  // Empty if the process stays who it is.
+  std::string denied_hint() const;
+
   // For VmHooks::kvm_fd: /dev/kvm, opened by Create if the process is to become
   // somebody who may not open it; else -1.
   int kvm_fd() const { return kvm_.get(); }
