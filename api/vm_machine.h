@@ -33,7 +33,7 @@ class VmMachine : public Machine {
     // guest runs: the place to give rights up. An error ends the start.
     std::function<absl::Status()> before_start;
     // For tests of what follows when it fails; null: MicroVm::Start.
-    std::function<absl::Status(vmm::MicroVm&)> start;
+    std::function<absl::Status(vmm::MicroVm&)> start = {};
   };
   explicit VmMachine(Options options);
   // Stops the VM.
