@@ -31,9 +31,9 @@ class VmMachine : public Machine {
     vmm::VmHooks hooks;
     // Called once Start has built a VM and opened what it needs, before its
     // guest runs: the place to give rights up. An error ends the start.
-    std::function<absl::Status()> before_start;
+    std::function<absl::Status()> before_start = nullptr;
     // For tests of what follows when it fails; null: MicroVm::Start.
-    std::function<absl::Status(vmm::MicroVm&)> start = {};
+    std::function<absl::Status(vmm::MicroVm&)> start = nullptr;
   };
   explicit VmMachine(Options options);
   // Stops the VM.
