@@ -294,11 +294,9 @@ std::vector<AddressWindow> VmMachine::Windows() {
   std::vector<AddressWindow> windows;
   vmm::MicroVm* machine = vm();
   if (machine == nullptr) return windows;
-  const bool confidential =
-      machine->backend() != confidential::BackendKind::kOff;
   base::MutexLock lock(&mutex_);
   for (vmm::RegisterWindow& window :
-       vmm::RegisterWindows(config_.devices, confidential)) {
+       vmm::RegisterWindows(config_.devices, machine->backend())) {
     windows.push_back({std::move(window.name), window.range});
   }
   for (const vmm::ExtraDevice& extra : options_.hooks.extra_devices) {

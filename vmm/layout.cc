@@ -115,18 +115,19 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
 }
 
 std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
-                                            bool confidential) {
+                                            confidential::BackendKind kind) {
   std::vector<RegisterWindow> windows;
   const auto add = [&](const char* name, uint64_t start, uint64_t size) {
     auto range = GuestRange::Create(GuestAddress(start), size);
     if (range.ok()) windows.push_back({name, *range});
   };
-  const bool io_apic = UsesIoApic(config.transport, confidential);
+  const bool io_apic =
+      UsesIoApic(config.transport, kind != confidential::BackendKind::kOff);
   if (config.count() > 0) {
-    if (config.transport == VirtioTransport::kPci) {
-      add("PCI memory", kPciMemory, kPciMemorySize);
-    } else {
+    if (config.transport != VirtioTransport::kPci) {
       add("virtio-mmio", kVirtioMmioFirst, config.count() * memory::kPageSize);
+    } else if (confidential::MmioCanBeEmulated(kind)) {  // MSI-X tables
+      add("PCI memory", kPciMemory, kPciMemorySize);
     }
   }
   if (io_apic) add("IOAPIC", boot::AcpiIoApic{}.address, memory::kPageSize);

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cloister/boot/acpi.h"
+#include "cloister/confidential/backend_kind.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/vmm/device_config.h"
 
@@ -100,11 +101,11 @@ struct RegisterWindow {
   std::string name;
   memory::GuestRange range;
 };
-// Those of a guest with the devices of `config`, in ascending order: where it
-// is told to look for PCI's memory or for virtio-mmio, the IOAPIC if it knows
-// of one, and what every VM has of KVM.
+// Those of a guest with the devices of `config`, in ascending order: PCI's
+// memory if devices have registers there, or virtio-mmio, the IOAPIC if the
+// guest knows of one, and what every VM has of KVM.
 std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
-                                            bool confidential);
+                                            confidential::BackendKind kind);
 
 }  // namespace cloister::vmm
 

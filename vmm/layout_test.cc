@@ -6,11 +6,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/confidential/backend_kind.h"
 #include "cloister/devices/acpi_pm.h"
 #include "gtest/gtest.h"
 
 namespace cloister::vmm {
 namespace {
+
+using confidential::BackendKind;
 
 TEST(LayoutTest, SmallMemoryIsOneRange) {
   ASSERT_OK_AND_ASSIGN(auto ram, RamRanges(256 << 20));
@@ -67,7 +70,7 @@ TEST(LayoutTest, ADeviceTreeNamesTheSamePlacesAsTheDevicesHave) {
             std::string::npos);
 }
 
-std::string WindowNames(VirtioTransport transport, bool confidential,
+std::string WindowNames(VirtioTransport transport, BackendKind kind,
                         bool devices) {
   DevicesConfig config;
   config.transport = transport;
@@ -77,7 +80,7 @@ std::string WindowNames(VirtioTransport transport, bool confidential,
   }
   std::string names;
   uint64_t end = kHoleStart;
-  for (const RegisterWindow& window : RegisterWindows(config, confidential)) {
+  for (const RegisterWindow& window : RegisterWindows(config, kind)) {
     EXPECT_GE(window.range.start().value(), end) << window.name;
     end = window.range.last().value() + 1;
     EXPECT_LE(end, kFourGiB);
@@ -91,16 +94,21 @@ TEST(LayoutTest, RegisterWindowsAreThoseThatTheGuestHas) {
   const std::string rest =
       "local APICs 0xfee00000+1, KVM's pages 0xfffbc000+4, ";
   const std::string io_apic = "IOAPIC 0xfec00000+1, " + rest;
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, false, true),
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kOff, true),
             "PCI memory 0xd0000000+4096, " + io_apic);
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, false, false), io_apic);
-  EXPECT_EQ(WindowNames(VirtioTransport::kMmio, false, true),
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kOff, false),
+            io_apic);
+  EXPECT_EQ(WindowNames(VirtioTransport::kMmio, BackendKind::kOff, true),
             "virtio-mmio 0xd2000000+2, " + io_apic);
   // Its interrupts are the 8259's.
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, true, true),
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kEmulated, true),
             "PCI memory 0xd0000000+4096, " + rest);
-  EXPECT_EQ(WindowNames(VirtioTransport::kMmioFdt, true, true),
-            "virtio-mmio 0xd2000000+2, " + io_apic);
+  // Its PCI devices have ports alone.
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kSwProtected, true),
+            rest);
+  EXPECT_EQ(
+      WindowNames(VirtioTransport::kMmioFdt, BackendKind::kSwProtected, true),
+      "virtio-mmio 0xd2000000+2, " + io_apic);
 }
 
 TEST(LayoutTest, APciRootHasRoomForMsixTablesWhateverTheInterruptController) {
