@@ -269,9 +269,8 @@ void AppendFields(absl::Span<const Field> fields, std::string* text) {
 
 void AppendEndpoint(const Endpoint& endpoint, std::string* text) {
   absl::StrAppend(text, "\n### ", MethodName(endpoint.method), " ",
-                  endpoint.path, "\n", endpoint.doc,
-                  " Operation `", endpoint.id,
-                  "`, allowed: ", WhenText(endpoint.when), ".");
+                  endpoint.path, "\n", endpoint.doc, " Operation `",
+                  endpoint.id, "`, allowed: ", WhenText(endpoint.when), ".");
   if (endpoint.body != nullptr) {
     absl::StrAppend(text, " Body: ", endpoint.body->name, ".");
   }
