@@ -321,7 +321,7 @@ class Leftovers(unittest.TestCase):
 
 # Processes of this program, each with the classes that it runs: those of a row side by side, for a
 # boot of the nested host keeps one processor busy.
-ROWS = ((("Statuses", "Streams"), ("Surroundings", "WaysOut", "Terminal")), (("Leftovers",),))
+ROWS = ((("Statuses", "Streams", "Terminal"), ("Surroundings", "WaysOut")), (("Leftovers",),))
 
 
 def main():
