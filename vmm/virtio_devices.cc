@@ -34,13 +34,26 @@ absl::StatusOr<std::unique_ptr<VirtioDevices>> VirtioDevices::Create(
   virtio->control_ = std::move(control);
   virtio->packed_rings_ = config.packed_rings;
   if (devices.empty()) return virtio;
-  RETURN_IF_ERROR(
+  absl::Status added =
       config.transport == VirtioTransport::kPci
           ? virtio->AddToPci(std::move(devices))
           : virtio->AddToMmio(
                 std::move(devices),
-                UsesIoApic(config.transport, virtio->parts_.confidential)));
+                UsesIoApic(config.transport, virtio->parts_.confidential));
+  if (!added.ok()) {
+    virtio->TakeOffBuses();
+    return added;
+  }
   return virtio;
+}
+
+// What a bus keeps alive must not meet the end of what it holds on to here.
+void VirtioDevices::TakeOffBuses() {
+  for (const auto& transport : pci_) transport->TakeOffBuses();
+  for (size_t i = 0; i < mmio_.size(); ++i) {
+    parts_.mmio->Remove(PlaceVirtioMmio(i, /*io_apic=*/true).address)
+        .IgnoreError();  // it was put there
+  }
 }
 
 DeviceState::Options VirtioDevices::StateOptions() const {
@@ -76,8 +89,8 @@ absl::Status VirtioDevices::AddToPci(
     ASSIGN_OR_RETURN(std::shared_ptr<PciTransport> transport,
                      PciTransport::Create(std::move(devices[i]), parts,
                                           placement, StateOptions()));
-    RETURN_IF_ERROR(root->Add(slot, transport));
-    pci_.push_back(std::move(transport));
+    pci_.push_back(transport);
+    RETURN_IF_ERROR(root->Add(slot, std::move(transport)));
   }
   return parts_.pio->Insert(PciRoot::kPort, PciRoot::kPortCount, root);
 }
@@ -94,9 +107,9 @@ absl::Status VirtioDevices::AddToMmio(
     ASSIGN_OR_RETURN(std::shared_ptr<MmioTransport> transport,
                      MmioTransport::Create(std::move(devices[i]), parts,
                                            place.address, StateOptions()));
-    mmio_.push_back(transport);
-    RETURN_IF_ERROR(parts_.mmio->Insert(place.address, MmioTransport::kSize,
-                                        std::move(transport)));
+    RETURN_IF_ERROR(
+        parts_.mmio->Insert(place.address, MmioTransport::kSize, transport));
+    mmio_.push_back(std::move(transport));
   }
   return absl::OkStatus();
 }

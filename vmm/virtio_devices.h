@@ -36,7 +36,7 @@ namespace cloister::vmm {
 // tables that the guest reads.
 class VirtioDevices {
  public:
-  // All outlive this, but for the buses, which may go first: they keep their
+  // All outlive this, but for the buses, which go first: they keep their
   // devices alive for as long as a vCPU is in one.
   struct Parts {
     const kvm::Vm* vm = nullptr;
@@ -58,7 +58,8 @@ class VirtioDevices {
     std::function<void()> on_console_room;
   };
 
-  // Errors of CreateVirtioDevices. Without devices there is nothing on any bus.
+  // Errors of CreateVirtioDevices, AlreadyExists if a place on a bus is taken;
+  // then, or without devices, nothing of this is on any bus.
   static absl::StatusOr<std::unique_ptr<VirtioDevices>> Create(
       const DevicesConfig& config, Parts parts);
   VirtioDevices(const VirtioDevices&) = delete;
@@ -79,6 +80,7 @@ class VirtioDevices {
   absl::Status AddToMmio(
       std::vector<std::unique_ptr<devices::virtio::VirtioDevice>> devices,
       bool io_apic);
+  void TakeOffBuses();
   devices::virtio::DeviceState::Options StateOptions() const;
   // One more end of the line to `gsi`.
   devices::IrqLine& Line(uint32_t gsi);

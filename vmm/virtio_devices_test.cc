@@ -3,6 +3,7 @@
 // Where a guest finds its devices; what they do is their own tests' affair.
 #include "cloister/vmm/virtio_devices.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/devices/bus.h"
 #include "cloister/devices/pci_root.h"
+#include "cloister/devices/serial.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
 #include "cloister/kvm/fake_kvm.h"
 #include "cloister/kvm/system.h"
@@ -40,6 +42,13 @@ constexpr uint32_t kPciVendor = 0x1af4, kPciEntropy = 0x1044,
                    kMmioMagic = 0x74726976, kMmioEntropy = 4;
 constexpr uint8_t kCapabilities = 0x34, kMsix = 0x11;
 
+class NoConsole : public devices::SerialSink {
+ public:
+  size_t Write(absl::Span<const uint8_t> bytes) override {
+    return bytes.size();
+  }
+};
+
 class VirtioDevicesTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -55,6 +64,7 @@ class VirtioDevicesTest : public ::testing::Test {
     parts.mmio = &mmio_;
     parts.view = &ram_.view();
     parts.ram = ram_.range().size();
+    parts.console = &console_;
     return parts;
   }
   void Make(VirtioDevices::Parts parts) {
@@ -87,11 +97,20 @@ class VirtioDevicesTest : public ::testing::Test {
 
   kvm::FakeKvm fake_;
   std::optional<kvm::Vm> vm_;
-  Bus pio_{Bus::Space::kPio, base::Logger::Null()};
-  Bus mmio_{Bus::Space::kMmio, base::Logger::Null()};
   devices::virtio::FakeRam ram_;
+  NoConsole console_;
   DevicesConfig config_;
   std::unique_ptr<VirtioDevices> devices_;
+  // Gone before the devices.
+  Bus pio_{Bus::Space::kPio, base::Logger::Null()};
+  Bus mmio_{Bus::Space::kMmio, base::Logger::Null()};
+};
+
+class Nothing : public devices::BusDevice {
+ public:
+  absl::string_view name() const override { return "nothing"; }
+  void Read(uint64_t, absl::Span<uint8_t>) override {}
+  void Write(uint64_t, absl::Span<const uint8_t>) override {}
 };
 
 TEST_F(VirtioDevicesTest, WithoutDevicesThereIsNoBus) {
@@ -129,10 +148,24 @@ TEST_F(VirtioDevicesTest, BehindMemoryEachHasAPage) {
   EXPECT_EQ(Config(0, 0), 0xffffffff) << "no PCI";
 }
 
-TEST_F(VirtioDevicesTest, PlacesThatAreTakenAreAnError) {
-  Make(Parts());
+// The buses outlive these devices, and have nothing of them any more.
+TEST_F(VirtioDevicesTest, PlacesThatAreTakenAreAnErrorThatLeavesNothing) {
+  const VirtioPciPlace place = PlaceVirtioPci(1, /*io_apic=*/true);
+  uint8_t byte[1];
+  ASSERT_OK(pio_.Insert(PciRoot::kPort, 1, std::make_shared<Nothing>()));
   EXPECT_THAT(VirtioDevices::Create(config_, Parts()).status(),
               StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_FALSE(pio_.Read(place.registers, byte));
+  EXPECT_FALSE(pio_.Read(place.notify, byte));
+
+  config_.transport = VirtioTransport::kMmio;
+  config_.console.emplace();
+  const uint64_t first = PlaceVirtioMmio(0, true).address;
+  ASSERT_OK(mmio_.Insert(PlaceVirtioMmio(1, true).address, 1,
+                         std::make_shared<Nothing>()));
+  EXPECT_THAT(VirtioDevices::Create(config_, Parts()).status(),
+              StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_FALSE(mmio_.Read(first, byte));
 }
 
 }  // namespace

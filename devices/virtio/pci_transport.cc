@@ -150,6 +150,11 @@ void PciTransport::LeaveBuses() {
   if (msix_bar_.has_value()) msix_bar_->Update(std::nullopt, nullptr);
 }
 
+void PciTransport::TakeOffBuses() {
+  base::MutexLock lock(&mutex_);
+  LeaveBuses();
+}
+
 PciTransport::~PciTransport() {
   base::MutexLock lock(&mutex_);
   UnbindNotifications();

@@ -68,6 +68,9 @@ class PciTransport : public PciFunction,
       const Placement& placement, const DeviceState::Options& options);
   ~PciTransport() override;
 
+  // Takes it off the buses, as long as these are there, and for good.
+  void TakeOffBuses();
+
   VirtioDevice& device() { return state_->device(); }
   DeviceState::Counters counters() const { return state_->counters(); }
 
