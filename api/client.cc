@@ -7,7 +7,8 @@
 
 #include "cloister/api/client.h"
 
-#include <algorithm>
+#include <netinet/in.h>
+
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -18,11 +19,10 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "cloister/api/json.h"
 #include "cloister/api/request.h"
+#include "cloister/api/tcp_address.h"
 #include "cloister/base/status_macros.h"
 
 namespace cloister::api {
@@ -78,23 +78,9 @@ class Client::Impl {
 
   absl::Status ConnectTcp(const std::string& address,
                           const std::string& token) {
-    const size_t colon = address.rfind(':');
-    absl::string_view host =
-        absl::string_view(address).substr(0, std::min(colon, address.size()));
-    const bool bracketed = absl::ConsumePrefix(&host, "[");
-    if (bracketed) absl::ConsumeSuffix(&host, "]");
-    uint32_t port = 0;
+    ASSIGN_OR_RETURN(TcpAddress to, ParseTcpAddress(address));
     ErrorCode error;
-    const auto ip = asio::ip::make_address(std::string(host), error);
-    if (colon == std::string::npos || error || ip.is_v6() != bracketed ||
-        !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(address,
-                       ": expected an address and a port, such as "
-                       "127.0.0.1:8080"));
-    }
-    socket_.connect(asio::ip::tcp::endpoint(ip, static_cast<uint16_t>(port)),
-                    error);
+    socket_.connect({to.raw(), to.size, IPPROTO_TCP}, error);
     if (error) {
       return absl::UnavailableError(
           absl::StrCat("connect to ", address, ": ", error.message()));

@@ -14,10 +14,8 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
+#include "cloister/api/tcp_address.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/base/syscall.h"
 
@@ -140,39 +138,17 @@ SocketFile::~SocketFile() {
 }
 
 absl::StatusOr<base::UniqueFd> ListenLoopback(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  uint32_t port = 0;
-  if (colon == std::string::npos ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(address, ": expected ADDRESS:PORT"));
-  }
-  absl::string_view host = absl::string_view(address).substr(0, colon);
-  sockaddr_in v4 = {};
-  sockaddr_in6 v6 = {};
-  const sockaddr* raw = nullptr;
-  socklen_t size = 0;
-  if (::inet_pton(AF_INET, std::string(host).c_str(), &v4.sin_addr) == 1 &&
-      (ntohl(v4.sin_addr.s_addr) >> 24) == 127) {
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons(static_cast<uint16_t>(port));
-    raw = reinterpret_cast<const sockaddr*>(&v4);
-    size = sizeof(v4);
-  } else if (host == "[::1]") {
-    v6.sin6_family = AF_INET6;
-    v6.sin6_addr = in6addr_loopback;
-    v6.sin6_port = htons(static_cast<uint16_t>(port));
-    raw = reinterpret_cast<const sockaddr*>(&v6);
-    size = sizeof(v6);
-  } else {
+  ASSIGN_OR_RETURN(TcpAddress to, ParseTcpAddress(address));
+  if (!to.IsLoopback()) {
     return absl::InvalidArgumentError(
         absl::StrCat(address, ": not a loopback address"));
   }
-  base::UniqueFd fd(::socket(raw->sa_family, kSocketFlags, 0));
+  base::UniqueFd fd(::socket(to.storage.ss_family, kSocketFlags, 0));
   if (!fd.valid()) return base::ErrnoStatus(errno, "socket");
   const int on = 1;
   if (::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-      ::bind(fd.get(), raw, size) < 0 || ::listen(fd.get(), kBacklog) < 0) {
+      ::bind(fd.get(), to.raw(), to.size) < 0 ||
+      ::listen(fd.get(), kBacklog) < 0) {
     return base::ErrnoStatus(errno, absl::StrCat("listen on ", address));
   }
   return fd;
