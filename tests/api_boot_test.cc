@@ -28,6 +28,7 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/doc_commands.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -45,15 +46,6 @@ using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 constexpr uint64_t kWindow = uint64_t{1} << 32;
-
-std::string GuestFile(const char* what) {
-  const char* path =
-      std::getenv(absl::StrCat("CLOISTER_GUEST_TINY_", what).c_str());
-  return path == nullptr ? absl::StrCat(what, " of the guest is not set")
-                         : path;
-}
-
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 
 // What is waited for happens within minutes, however slow the machine.
 template <typename Condition>
@@ -74,20 +66,21 @@ class ApiBootTest : public ::testing::Test {
     char name[] = "/tmp/api-boot-XXXXXX";
     ASSERT_NE(::mkdtemp(name), nullptr);
     folder_ = name;
-    std::filesystem::create_symlink(GuestFile("KERNEL"), folder_ + "/vmlinuz");
+    std::filesystem::create_symlink(GuestFile("TINY", "KERNEL"),
+                                    folder_ + "/vmlinuz");
     std::filesystem::create_symlink(std::filesystem::absolute("cli/cloister"),
                                     folder_ + "/cloister");
     // The test guest's files, and an init that comes after them.
-    ASSERT_EQ(
-        std::system(absl::StrCat("mkdir ", folder_, "/init && cp ",
-                                 "tests/api_guest_init.sh ", folder_,
-                                 "/init/init && cp ", GuestFile("INITRAMFS"),
-                                 " ", folder_, "/initrd.img && cd ", folder_,
-                                 "/init && truncate --size=%4 ",
-                                 "../initrd.img && echo init | cpio ",
-                                 "--quiet -o -H newc >>../initrd.img")
-                        .c_str()),
-        0);
+    ASSERT_EQ(std::system(absl::StrCat("mkdir ", folder_, "/init && cp ",
+                                       "tests/api_guest_init.sh ", folder_,
+                                       "/init/init && cp ",
+                                       GuestFile("TINY", "INITRAMFS"), " ",
+                                       folder_, "/initrd.img && cd ", folder_,
+                                       "/init && truncate --size=%4 ",
+                                       "../initrd.img && echo init | cpio ",
+                                       "--quiet -o -H newc >>../initrd.img")
+                              .c_str()),
+              0);
     std::ofstream(folder_ + "/data.img") << std::string(1 << 20, 'd');
     ASSERT_OK_AND_ASSIGN(
         commands_,

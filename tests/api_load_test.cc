@@ -26,6 +26,7 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
 #include "cloister/vmm/micro_kernel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -172,7 +173,7 @@ class ApiLoadTest : public ::testing::Test {
 };
 
 TEST_F(ApiLoadTest, SixtyFourClients) {
-  const bool soak = std::getenv("CLOISTER_SOAK") != nullptr;
+  const bool soak = Soak();
   Connect();
   Load(std::chrono::seconds(soak ? 10 : 5));
   const uint64_t early = ResidentKib(process_->pid());

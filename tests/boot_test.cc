@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -34,18 +35,6 @@ constexpr char kCloister[] = "cli/cloister";
 // However busy the machine is.
 constexpr std::chrono::seconds kPatience(800);
 
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
-
-// A guest of lab/guest_image, as lab_test_group's environment names it.
-struct Guest {
-  std::string name;  // "DEBIAN_6_1"
-  std::string Path(const char* what) const {
-    std::string variable = absl::StrCat("CLOISTER_GUEST_", name, "_", what);
-    const char* path = std::getenv(variable.c_str());
-    return path == nullptr ? absl::StrCat("$", variable, " is not set") : path;
-  }
-};
-
 struct Options {
   std::string guest = "DEBIAN_6_1";
   int cpus = 1;
@@ -56,14 +45,13 @@ struct Options {
 
 std::vector<std::string> CommandLine(const char* command,
                                      const Options& options) {
-  Guest guest{options.guest};
   std::vector<std::string> argv = {
       kCloister,
       command,
       "--kernel",
-      guest.Path("KERNEL"),
+      GuestFile(options.guest, "KERNEL"),
       "--initrd",
-      guest.Path("INITRAMFS"),
+      GuestFile(options.guest, "INITRAMFS"),
       "--append",
       absl::StrCat("console=ttyS0 quiet panic=-1 ", options.append),
       "--cpus",

@@ -5,15 +5,14 @@
 // default; CLOISTER_SOAK=1 makes the sizes those of the requirements.
 #include <array>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/lab_settings.h"
 #include "cloister/tests/microguest.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -33,8 +32,6 @@ using std::chrono::milliseconds;
 constexpr uint64_t kMiB = 1 << 20;
 constexpr uint64_t kData = 2 * kMiB;
 constexpr uint64_t kPrivate = Microguest::kPrivateAttribute;
-
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 
 GuestRange Range(uint64_t start, uint64_t size) {
   return *GuestRange::Create(GuestAddress(start), size);

@@ -8,6 +8,7 @@
 
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/lab_settings.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "cloister/vmm/builder.h"
 #include "cloister/vmm/micro_vm.h"
@@ -47,21 +48,17 @@ TEST_P(RelaunchTest, LinuxBootsAgainAfterItsReboot) {
       std::string(lab) == "unpatched") {
     GTEST_SKIP() << "not applicable: this kernel cannot decode private code";
   }
-  if (GetParam() == BackendChoice::kEmulated &&
-      std::getenv("CLOISTER_SOAK") == nullptr) {
+  if (GetParam() == BackendChoice::kEmulated && !Soak()) {
     GTEST_SKIP() << "not applicable: emulated relaunches in the soak only";
   }
-  const char* kernel = std::getenv("CLOISTER_GUEST_TINY_KERNEL");
-  const char* initramfs = std::getenv("CLOISTER_GUEST_TINY_INITRAMFS");
-  ASSERT_TRUE(kernel != nullptr && initramfs != nullptr) << "no guest image";
   ASSERT_OK(vcpu::InstallKickHandler(SIGRTMIN));
   TextSink sink;
   vmm::VmHooks hooks;
   hooks.console = &sink;
   hooks.kick_signal = SIGRTMIN;
   vmm::VmConfig config;
-  config.kernel.path = kernel;
-  config.kernel.initrd_path = initramfs;
+  config.kernel.path = GuestFile("TINY", "KERNEL");
+  config.kernel.initrd_path = GuestFile("TINY", "INITRAMFS");
   config.kernel.command_line =
       "console=ttyS0 panic=-1 quiet loglevel=6 cloister.test=reboot";
   config.cpus.count = 2;

@@ -21,6 +21,8 @@
 #include "absl/strings/str_replace.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
+#include "cloister/tests/shell.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -34,26 +36,6 @@ using ::testing::Not;
 
 constexpr char kCloister[] = "cli/cloister";
 constexpr std::chrono::seconds kPatience(300);
-
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
-
-std::string GuestFile(const std::string& guest, const char* what) {
-  const std::string name = absl::StrCat("CLOISTER_GUEST_", guest, "_", what);
-  const char* path = std::getenv(name.c_str());
-  return path == nullptr ? absl::StrCat("$", name, " is not set") : path;
-}
-
-// What a shell command on the lab's host says; a failure is the test's.
-std::string Sh(const std::string& command) {
-  auto process = GuestProcess::Start({"sh", "-euc", command});
-  if (!process.ok()) {
-    ADD_FAILURE() << process.status();
-    return "";
-  }
-  auto code = (*process)->Wait(kPatience);
-  EXPECT_THAT(code, IsOkAndHolds(0)) << command << "\n" << (*process)->output();
-  return (*process)->output();
-}
 
 // A folder in memory, with everything that was mapped or mounted in it gone at
 // the end.

@@ -12,7 +12,6 @@
 
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -23,14 +22,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "cloister/api/client.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
 #include "cloister/tests/micro_secret.h"
 #include "cloister/tests/secret_scan.h"
+#include "cloister/tests/shell.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -50,28 +50,9 @@ constexpr uint64_t kWindow = uint64_t{1} << 32;
 constexpr uint64_t kWindowPages = 256;
 constexpr int64_t kMiB = 1 << 20;
 
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 std::string MiB() { return Soak() ? "512" : "2"; }
+const char* Flavour() { return Soak() ? "DEBIAN_6_1" : "TINY"; }
 uint64_t MemoryMiB() { return Soak() ? 256 : 128; }
-
-std::string GuestFile(const char* what) {
-  const std::string name =
-      absl::StrCat("CLOISTER_GUEST_", Soak() ? "DEBIAN_6_1_" : "TINY_", what);
-  const char* path = std::getenv(name.c_str());
-  return path == nullptr ? absl::StrCat("$", name, " is not set") : path;
-}
-
-std::string Sh(const std::string& command) {
-  auto process = GuestProcess::Start({"sh", "-euc", command});
-  if (!process.ok()) {
-    ADD_FAILURE() << process.status();
-    return "";
-  }
-  EXPECT_THAT((*process)->Wait(kPatience), IsOkAndHolds(0))
-      << command << "\n"
-      << (*process)->output();
-  return std::string(absl::StripAsciiWhitespace((*process)->output()));
-}
 
 // What the devices are on: a good disk, one whose every sector is bad, one on a
 // file system that is nearly full, and a tap.
@@ -116,8 +97,8 @@ class BusyTest : public ::testing::Test {
     };
     const json config = {
         {"boot-source",
-         {{"kernel_image_path", GuestFile("KERNEL")},
-          {"initrd_path", GuestFile("INITRAMFS")},
+         {{"kernel_image_path", GuestFile(Flavour(), "KERNEL")},
+          {"initrd_path", GuestFile(Flavour(), "INITRAMFS")},
           {"boot_args",
            absl::StrCat("console=ttyS0 quiet panic=-1 cloister.run=\"busy ",
                         secret_, " ", marker_, " ", MiB(), "\"")}}},

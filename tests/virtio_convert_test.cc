@@ -20,7 +20,6 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <future>
 #include <iostream>
@@ -30,7 +29,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "cloister/base/bytes.h"
@@ -49,8 +47,9 @@
 #include "cloister/devices/virtio/vsock.h"
 #include "cloister/devices/virtio/vsock_packet.h"
 #include "cloister/devices/virtio/worker.h"
-#include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
 #include "cloister/tests/microguest.h"
+#include "cloister/tests/shell.h"
 #include "cloister/vmm/balloon_memory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -96,20 +95,8 @@ constexpr uint64_t kSocketTxPage = 18, kSocketRxPage = 19;
 constexpr uint64_t kDiskRing = 20, kTxRing = 21, kRxRing = 22, kSlowRing = 23;
 constexpr uint64_t kSocketRings = 24, kBalloonRings = 27;  // three and five
 
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 uint64_t Rounds() { return Soak() ? 5000 : 48; }
 uint64_t Meetings() { return Soak() ? 200 : 3; }
-
-std::string Sh(const std::string& command) {
-  auto process = GuestProcess::Start({"sh", "-euc", command});
-  if (!process.ok()) {
-    ADD_FAILURE() << process.status();
-    return "";
-  }
-  EXPECT_THAT((*process)->Wait(), IsOkAndHolds(0)) << command << "\n"
-                                                   << (*process)->output();
-  return std::string(absl::StripAsciiWhitespace((*process)->output()));
-}
 
 struct Buffer {
   uint64_t address = 0;

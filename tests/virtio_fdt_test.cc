@@ -6,7 +6,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -15,17 +14,11 @@
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/cli/pty_session.h"
+#include "cloister/tests/lab_settings.h"
 #include "gtest/gtest.h"
 
 namespace cloister::tests {
 namespace {
-
-std::string GuestFile(const char* what) {
-  const char* path =
-      std::getenv(absl::StrCat("CLOISTER_GUEST_TINY_", what).c_str());
-  return path == nullptr ? absl::StrCat(what, " of the guest is not set")
-                         : path;
-}
 
 // Each line says what it found; the device tree's files end in a zero byte.
 constexpr char kScript[] =
@@ -55,9 +48,9 @@ TEST_P(VirtioFdtTest, DevicesAreFoundByDeviceTree) {
       {"cli/cloister",
        "run",
        "--kernel",
-       GuestFile("KERNEL"),
+       GuestFile("TINY", "KERNEL"),
        "--initrd",
-       GuestFile("INITRAMFS"),
+       GuestFile("TINY", "INITRAMFS"),
        "--append",
        absl::StrCat("console=hvc0 quiet panic=-1 reboot=k cloister.run=\"",
                     kScript, "\""),

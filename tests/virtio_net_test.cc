@@ -17,6 +17,8 @@
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/doc_commands.h"
 #include "cloister/tests/guest_process.h"
+#include "cloister/tests/lab_settings.h"
+#include "cloister/tests/shell.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -33,23 +35,8 @@ constexpr char kCloister[] = "cli/cloister";
 constexpr char kTool[] = "tests/virtio_net_guest";  // bin/net_guest in guests
 constexpr std::chrono::seconds kPatience(800);
 
-bool Soak() { return std::getenv("CLOISTER_SOAK") != nullptr; }
 // What is moved each way.
 int MiB() { return Soak() ? 1024 : 64; }
-
-std::string GuestFile(const std::string& guest, const char* what) {
-  const std::string name = absl::StrCat("CLOISTER_GUEST_", guest, "_", what);
-  const char* path = std::getenv(name.c_str());
-  return path == nullptr ? absl::StrCat("$", name, " is not set") : path;
-}
-
-// A shell command on the lab's host that must succeed.
-void Sh(const std::string& command) {
-  auto process = GuestProcess::Start({"sh", "-euc", command});
-  ASSERT_OK(process);
-  EXPECT_THAT((*process)->Wait(), IsOkAndHolds(0)) << command << "\n"
-                                                   << (*process)->output();
-}
 
 // Two network namespaces joined by a cable: the monitor's, with two taps and a
 // router, and a peer's, 10.9.1.2. The guest is to be 10.9.0.2 on tap0 and

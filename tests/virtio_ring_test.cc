@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -17,6 +16,7 @@
 #include "absl/types/span.h"
 #include "cloister/base/mutex.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/lab_settings.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "cloister/vmm/builder.h"
 #include "cloister/vmm/micro_vm.h"
@@ -46,13 +46,6 @@ class TextSink : public devices::SerialSink {
   std::string text_ ABSL_GUARDED_BY(mutex_);
 };
 
-std::string GuestFile(const char* what) {
-  const char* path =
-      std::getenv(absl::StrCat("CLOISTER_GUEST_TINY_", what).c_str());
-  return path == nullptr ? absl::StrCat(what, " of the guest is not set")
-                         : path;
-}
-
 // Features are shown from bit 0 on: 28 indirect, 29 event index, 32 VERSION_1,
 // 33 ACCESS_PLATFORM, 34 packed.
 constexpr char kScript[] =
@@ -77,8 +70,8 @@ TEST_P(VirtioRingTest, LinuxWorksOnSplitRings) {
   hooks.console = &sink;
   hooks.kick_signal = SIGRTMIN;
   vmm::VmConfig config;
-  config.kernel.path = GuestFile("KERNEL");
-  config.kernel.initrd_path = GuestFile("INITRAMFS");
+  config.kernel.path = GuestFile("TINY", "KERNEL");
+  config.kernel.initrd_path = GuestFile("TINY", "INITRAMFS");
   config.kernel.command_line = absl::StrCat(
       "console=ttyS0 quiet panic=-1 cloister.run=\"", kScript, "\"");
   config.memory.bytes = 128 << 20;
