@@ -84,8 +84,9 @@ const Endpoint kEndpoints[] = {
      .when = When::kBeforeStart,
      .doc = "Sets vCPUs and memory; what is left out gets its default.",
      .body = &kMachineConfigObject,
-     .difference = "more than 32 vCPUs; 1G pages; has console and "
-                   "virtio_transport; no dirty tracking and no CPU templates"},
+     .difference = "more than 32 vCPUs; 1G pages; has console, "
+                   "console_rate_limiter and virtio_transport; no dirty "
+                   "tracking and no CPU templates"},
     {.operation = Operation::kPatchMachineConfig,
      .method = Method::kPatch,
      .path = "/machine-config",
@@ -123,7 +124,7 @@ const Endpoint kEndpoints[] = {
      .doc = "Adds a disk, or replaces it.",
      .body = &kDriveObject,
      .difference = "flushes are always honoured, the engine is the monitor's "
-                   "choice; no vhost-user socket"},
+                   "choice; has serial and direct; no vhost-user socket"},
     {.operation = Operation::kPatchDrive,
      .method = Method::kPatch,
      .path = "/drives/{drive_id}",
@@ -140,7 +141,7 @@ const Endpoint kEndpoints[] = {
      .when = When::kBeforeStart,
      .doc = "Adds a network card, or replaces it.",
      .body = &kNetworkObject,
-     .difference = "no mtu"},
+     .difference = "has queues; no mtu"},
     {.operation = Operation::kPatchNetwork,
      .method = Method::kPatch,
      .path = "/network-interfaces/{iface_id}",

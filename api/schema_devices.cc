@@ -48,6 +48,8 @@ constexpr char kConsoleDoc[] =
     "virtio console (hvc0) with the serial port's output beside it, or "
     "nothing. serial if it is left out.";
 constexpr char kConsoleChoices[] = "serial|virtio|none";
+constexpr char kConsoleLimitDoc[] =
+    "Limits of what the guest writes to its virtio console.";
 constexpr char kTransportDoc[] =
     "How virtio devices are attached: mmio is announced by ACPI, mmio-fdt by a "
     "device tree in place of ACPI tables. If it is left out pci, and mmio with "
@@ -88,6 +90,10 @@ constexpr Field kMachineConfigFields[] = {
      .choices = "None|Transparent|2M|1G",
      .fallback = "\"None\""},
     {.name = "console", .doc = kConsoleDoc, .choices = kConsoleChoices},
+    {.name = "console_rate_limiter",
+     .type = Type::kObject,
+     .doc = kConsoleLimitDoc,
+     .object = &kRateLimiter},
     {.name = "virtio_transport",
      .doc = kTransportDoc,
      .choices = kTransportChoices}};
@@ -118,6 +124,10 @@ constexpr Field kMachineConfigUpdateFields[] = {
      .doc = "What backs the memory of a guest that is not confidential.",
      .choices = "None|Transparent|2M|1G"},
     {.name = "console", .doc = kConsoleDoc, .choices = kConsoleChoices},
+    {.name = "console_rate_limiter",
+     .type = Type::kObject,
+     .doc = kConsoleLimitDoc,
+     .object = &kRateLimiter},
     {.name = "virtio_transport",
      .doc = kTransportDoc,
      .choices = kTransportChoices}};
@@ -193,6 +203,15 @@ constexpr Field kDriveFields[] = {
      .type = Type::kObject,
      .doc = "Limits of this drive.",
      .object = &kRateLimiter},
+    {.name = "serial",
+     .doc = "The disk's serial number in the guest; the drive_id if there is "
+            "none.",
+     .minimum = 1,
+     .maximum = 20},
+    {.name = "direct",
+     .type = Type::kBoolean,
+     .doc = "Pass the host's page cache by (O_DIRECT); false if it is left "
+            "out."},
     {.name = "socket", .doc = "vhost-user: not supported.", .absent = true}};
 
 constexpr Field kDriveUpdateFields[] = {
@@ -225,6 +244,12 @@ constexpr Field kNetworkFields[] = {
      .doc = "\"06:00:ac:10:00:02\"; the monitor chooses one if there is none.",
      .minimum = 17,
      .maximum = 17},
+    {.name = "queues",
+     .type = Type::kInteger,
+     .doc = "Pairs of queues; more than one needs a tap with multi_queue. 1 "
+            "if it is left out.",
+     .minimum = 1,
+     .maximum = 16},
     {.name = "mtu",
      .type = Type::kInteger,
      .doc = "The guest chooses its MTU.",

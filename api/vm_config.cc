@@ -132,6 +132,8 @@ vmm::DiskConfig DiskOf(const Json& drive) {
   disk.id = drive["drive_id"].get<std::string>();
   disk.path = drive["path_on_host"].get<std::string>();
   disk.read_only = drive["is_read_only"].get<bool>();
+  disk.direct = drive.value("direct", false);
+  disk.serial = drive.value("serial", "");
   disk.limit = LimitOf(drive, "rate_limiter");
   return disk;
 }
@@ -141,6 +143,7 @@ vmm::NetConfig NetOf(const Json& card) {
   net.id = card["iface_id"].get<std::string>();
   net.tap = card["host_dev_name"].get<std::string>();
   net.mac = card.value("guest_mac", "");
+  net.queues = card.value("queues", uint32_t{1});
   net.rx_limit = LimitOf(card, "rx_rate_limiter");
   net.tx_limit = LimitOf(card, "tx_rate_limiter");
   return net;
@@ -211,6 +214,7 @@ std::string TapName(const vmm::NetConfig& net) {
 
 Json ShownNet(const vmm::NetConfig& net, const std::string& id) {
   Json card = {{"iface_id", id}, {"host_dev_name", TapName(net)}};
+  if (net.queues != 1) card["queues"] = net.queues;
   if (!net.mac.empty()) card["guest_mac"] = net.mac;
   ShowLimit(net.rx_limit, "rx_rate_limiter", &card);
   ShowLimit(net.tx_limit, "tx_rate_limiter", &card);
@@ -224,6 +228,8 @@ void ShowDevices(const vmm::DevicesConfig& devices, Json* json) {
                   {"path_on_host", disk.path},
                   {"is_root_device", false},
                   {"is_read_only", disk.read_only}};
+    if (disk.direct) drive["direct"] = true;
+    if (!disk.serial.empty()) drive["serial"] = disk.serial;
     ShowLimit(disk.limit, "rate_limiter", &drive);
     (*json)["drives"].push_back(std::move(drive));
   }
@@ -296,7 +302,13 @@ absl::StatusOr<vmm::VmConfig> VmConfigFromJson(const Json& config,
   vm.confidential.policy = PolicyFromJson(config["memory-policy"]);
   FillDevices(config, &vm.devices);
   vm.devices.transport = TransportOf(machine, vm.kernel.command_line);
-  if (ConsoleOf(config) == "virtio") vm.devices.console.emplace();
+  if (ConsoleOf(config) == "virtio") {
+    vm.devices.console.emplace();
+    vm.devices.console->tx_limit = LimitOf(machine, "console_rate_limiter");
+  } else if (machine.contains("console_rate_limiter")) {
+    return absl::InvalidArgumentError(
+        "machine-config: console_rate_limiter: needs \"console\": \"virtio\"");
+  }
   return vm;
 }
 
@@ -316,6 +328,10 @@ std::string ConfigText(const vmm::VmConfig& config, absl::string_view console) {
       {"huge_pages", NameOf(config.memory.huge_pages)},
       {"console", std::string(console)},
       {"virtio_transport", NameOf(config.devices.transport)}};
+  if (config.devices.console.has_value()) {
+    ShowLimit(config.devices.console->tx_limit, "console_rate_limiter",
+              &json["machine-config"]);
+  }
   const vmm::ConfidentialConfig& confidential = config.confidential;
   json["confidential"] = {
       {"backend",

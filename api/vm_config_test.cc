@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/api/config_store.h"
 #include "cloister/base/status_matchers.h"
@@ -23,6 +24,10 @@
 
 namespace cloister::api {
 namespace {
+
+using base::StatusIs;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kWhole[] = R"({
   "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i",
@@ -187,7 +192,9 @@ TEST(VmConfigTest, TheTextOfAConfigurationHasItsLimits) {
   vm.devices.vsock->rx_limit.bandwidth = limit.bandwidth;
   vm.devices.vsock->tx_limit = limit;
   vm.devices.rng->limit = limit;
-  const vmm::DevicesConfig again = Parse(ConfigText(vm, "serial")).devices;
+  vm.devices.console.emplace();
+  vm.devices.console->tx_limit = limit;
+  const vmm::DevicesConfig again = Parse(ConfigText(vm, "virtio")).devices;
   EXPECT_EQ(again.disks[0].limit, devices::RateLimiterConfig());
   EXPECT_EQ(again.disks[1].limit, limit);
   EXPECT_EQ(again.nets[0].rx_limit, limit);
@@ -196,6 +203,38 @@ TEST(VmConfigTest, TheTextOfAConfigurationHasItsLimits) {
   EXPECT_EQ(again.vsock->rx_limit, vm.devices.vsock->rx_limit);
   EXPECT_EQ(again.vsock->tx_limit, limit);
   EXPECT_EQ(again.rng->limit, limit);
+  EXPECT_EQ(again.console->tx_limit, limit);
+}
+
+TEST(VmConfigTest, TheTextOfAConfigurationHasWhatFirecrackersLacks) {
+  vmm::VmConfig vm = Parse(kWhole);
+  EXPECT_FALSE(vm.devices.disks[1].direct);
+  EXPECT_EQ(vm.devices.disks[1].serial, "");
+  EXPECT_EQ(vm.devices.nets[0].queues, 1u);
+  // Who does not know of them does not see them.
+  const std::string plain = ConfigText(vm, "serial");
+  for (const char* field : {"direct", "serial\":", "queues"}) {
+    EXPECT_THAT(plain, Not(HasSubstr(field)));
+  }
+  vm.devices.disks[1].direct = true;
+  vm.devices.disks[1].serial = "S 1";
+  vm.devices.nets[0].queues = 16;
+  const vmm::DevicesConfig again = Parse(ConfigText(vm, "serial")).devices;
+  EXPECT_FALSE(again.disks[0].direct);
+  EXPECT_EQ(again.disks[0].serial, "");
+  EXPECT_TRUE(again.disks[1].direct);
+  EXPECT_EQ(again.disks[1].serial, "S 1");
+  EXPECT_EQ(again.nets[0].queues, 16u);
+}
+
+TEST(VmConfigTest, ALimitOfAConsoleThatIsNotThereIsRefused) {
+  ConfigStore store;
+  ASSERT_OK(store.Load(R"({"boot-source": {"kernel_image_path": "/k"},
+      "machine-config": {"vcpu_count": 1, "mem_size_mib": 64,
+          "console_rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}})"));
+  EXPECT_THAT(VmConfigFromJson(store.json(), "vm"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("console_rate_limiter")));
 }
 
 // Its name is the kernel's to say; a descriptor of something else has none.
