@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/confidential/backend_factory.h"
 
+#include <cpuid.h>
+
 #include <cstring>
 #include <utility>
 
@@ -30,6 +32,27 @@ std::string VendorOf(const std::vector<kvm::CpuidEntry>& cpuid) {
   return "";
 }
 
+bool HostHasSvm() {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx) != 0 &&
+         (ecx & 1u << 2) != 0;
+}
+
+// What emulated needs beside VMMCALL.
+std::string MissingForEmulated(const HostFacts& facts) {
+  if (!facts.kvm.default_vm) {
+    return absl::StrCat("no VM can be made: ", facts.kvm.default_vm_error);
+  }
+  if (!facts.amd()) {
+    return "an AMD CPU, whose guests report conversions by VMMCALL";
+  }
+  if (!facts.kvm.map_gpa_range_exits()) {
+    return absl::StrCat(CapabilityName(Capability::kExitHypercall),
+                        " with MAP_GPA_RANGE (Linux 5.14)");
+  }
+  return "";
+}
+
 }  // namespace
 
 absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system) {
@@ -37,6 +60,7 @@ absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system) {
   facts.kvm = kvm::Probe(system);
   ASSIGN_OR_RETURN(auto cpuid, system.SupportedCpuid());
   facts.vendor = VendorOf(cpuid);
+  facts.svm = HostHasSvm();
   return facts;
 }
 
@@ -47,17 +71,13 @@ std::string MissingFor(BackendKind kind, const HostFacts& facts) {
                                   : absl::StrCat("no VM can be made: ",
                                                  facts.kvm.default_vm_error);
     case BackendKind::kEmulated:
-      if (!facts.kvm.default_vm) {
-        return absl::StrCat("no VM can be made: ", facts.kvm.default_vm_error);
+      if (std::string missing = MissingForEmulated(facts); !missing.empty()) {
+        return missing;
       }
-      if (!facts.amd()) {
-        return "an AMD CPU, whose guests report conversions by VMMCALL";
-      }
-      if (!facts.kvm.map_gpa_range_exits()) {
-        return absl::StrCat(CapabilityName(Capability::kExitHypercall),
-                            " with MAP_GPA_RANGE (Linux 5.14)");
-      }
-      return "";
+      return facts.vmmcall() ? ""
+                             : "SVM: this KVM does without hardware "
+                               "virtualisation, and its guests' VMMCALL does "
+                               "not come to it";
     case BackendKind::kSwProtected:
       if (!facts.kvm.sw_protected_vm) {
         return absl::StrCat(
@@ -99,7 +119,9 @@ absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
       kind = BackendKind::kSwProtected;
       break;
   }
-  std::string missing = MissingFor(kind, facts);
+  const std::string missing = kind == BackendKind::kEmulated
+                                  ? MissingForEmulated(facts)
+                                  : MissingFor(kind, facts);
   if (!missing.empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat("--confidential ", BackendChoiceName(choice),
@@ -110,11 +132,11 @@ absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
 
 absl::StatusOr<bool> ChooseHypercalls(BackendChoice choice, bool wanted,
                                       const HostFacts& facts) {
-  if (!wanted || facts.amd()) return wanted;
+  if (!wanted || facts.vmmcall()) return wanted;
   if (choice == BackendChoice::kAuto) return false;
   return absl::FailedPreconditionError(
-      "--conversion-reports hypercall: guests of this host's CPU have no "
-      "VMMCALL; --conversion-reports fault works, with another launch digest");
+      "--conversion-reports hypercall: guests of this host have no VMMCALL; "
+      "--conversion-reports fault works, with another launch digest");
 }
 
 absl::StatusOr<BackendVm> CreateBackendVm(const kvm::System& system,

@@ -18,13 +18,19 @@ namespace cloister::confidential {
 struct HostFacts {
   kvm::CapabilityReport kvm;
   std::string vendor;  // "AuthenticAMD", ... as CPUID leaf 0 has it
+  bool svm = false;    // CPUID 0x80000001 ECX[2] of this host (APM vol. 3)
   // Guests report conversions by VMMCALL: AMD and Hygon.
   bool amd() const {
     return vendor == "AuthenticAMD" || vendor == "HygonGenuine";
   }
+  // That VMMCALL comes to this host's KVM. Where the host has no SVM, a KVM
+  // that runs guests by other means may be there, and the instruction then
+  // belongs to the hypervisor below: a guest was seen never to come back from
+  // it.
+  bool vmmcall() const { return amd() && svm; }
 };
 
-// Asks /dev/kvm. An error only if the CPUID table cannot be read.
+// Asks /dev/kvm and the CPU. An error only if KVM's CPUID table cannot be read.
 absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system);
 
 // Empty if `kind` works on this host, else what is missing, ready to print.
@@ -32,12 +38,14 @@ std::string MissingFor(BackendKind kind, const HostFacts& facts);
 
 // What `choice` means here: kAuto takes the strongest that works (sw-protected,
 // emulated, off). FailedPrecondition, naming what is missing, if the choice
-// does not work on this host.
+// does not work on this host. emulated by name is let pass where VMMCALL alone
+// is missing, which ChooseHypercalls decides on: a guest that reports nothing
+// and shares nothing runs there.
 absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
                                           const HostFacts& facts);
 
 // Whether the guest of a `kind` other than kOff reports conversions by VMMCALL,
-// if that is `wanted`. Where the host's CPU has no VMMCALL, kAuto does without:
+// if that is `wanted`. Where the host has no VMMCALL, kAuto does without:
 // the guest then shares pages by touching them, and has another launch digest.
 // A backend asked for by name is FailedPrecondition there: what its digest
 // covers is never chosen by the host.

@@ -16,6 +16,7 @@ using ::testing::HasSubstr;
 HostFacts Everything() {
   HostFacts facts;
   facts.vendor = "AuthenticAMD";
+  facts.svm = true;
   facts.kvm.default_vm = true;
   facts.kvm.sw_protected_vm = true;
   facts.kvm.exit_hypercall_mask = 1u << 12;
@@ -78,6 +79,27 @@ TEST(BackendFactoryTest, AutoDoesWithoutHypercallsWhereThereAreNone) {
       ChooseHypercalls(BackendChoice::kSwProtected, true, facts),
       StatusIs(absl::StatusCode::kFailedPrecondition,
                AllOf(HasSubstr("VMMCALL"), HasSubstr("reports fault"))));
+}
+
+// A KVM without hardware virtualisation, on AMD: its guests' VMMCALL goes
+// elsewhere. Who asks for emulated by name can have it without reports.
+TEST(BackendFactoryTest, WithoutSvmThereIsNoVmmcall) {
+  HostFacts facts = Everything();
+  facts.svm = false;
+  EXPECT_THAT(MissingFor(BackendKind::kEmulated, facts), HasSubstr("SVM"));
+  facts.kvm.sw_protected_vm = false;
+  EXPECT_THAT(ChooseBackend(BackendChoice::kAuto, facts),
+              IsOkAndHolds(BackendKind::kOff));
+  EXPECT_THAT(ChooseBackend(BackendChoice::kEmulated, facts),
+              IsOkAndHolds(BackendKind::kEmulated));
+  EXPECT_THAT(ChooseHypercalls(BackendChoice::kEmulated, false, facts),
+              IsOkAndHolds(false));
+  EXPECT_THAT(
+      ChooseHypercalls(BackendChoice::kEmulated, true, facts),
+      StatusIs(absl::StatusCode::kFailedPrecondition,
+               AllOf(HasSubstr("VMMCALL"), HasSubstr("reports fault"))));
+  EXPECT_THAT(ChooseHypercalls(BackendChoice::kAuto, true, facts),
+              IsOkAndHolds(false));
 }
 
 // Each thing that sw-protected needs is missed when it is not there.

@@ -154,7 +154,7 @@ absl::Status VmBuilder::ChooseReports(const confidential::HostFacts& facts) {
   if (!wanted || hypercalls_) return absl::OkStatus();
   config_.confidential.reports = ConversionReports::kFault;
   hooks_.log->Warning(
-      "guests of this host's CPU have no VMMCALL: this one shares pages by "
+      "guests of this host have no VMMCALL: this one shares pages by "
       "touching them, and its launch digest is that of --conversion-reports "
       "fault");
   return absl::OkStatus();
