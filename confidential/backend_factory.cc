@@ -38,21 +38,6 @@ bool HostHasSvm() {
          (ecx & 1u << 2) != 0;
 }
 
-// What emulated needs beside VMMCALL.
-std::string MissingForEmulated(const HostFacts& facts) {
-  if (!facts.kvm.default_vm) {
-    return absl::StrCat("no VM can be made: ", facts.kvm.default_vm_error);
-  }
-  if (!facts.amd()) {
-    return "an AMD CPU, whose guests report conversions by VMMCALL";
-  }
-  if (!facts.kvm.map_gpa_range_exits()) {
-    return absl::StrCat(CapabilityName(Capability::kExitHypercall),
-                        " with MAP_GPA_RANGE (Linux 5.14)");
-  }
-  return "";
-}
-
 }  // namespace
 
 absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system) {
@@ -64,20 +49,29 @@ absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system) {
   return facts;
 }
 
-std::string MissingFor(BackendKind kind, const HostFacts& facts) {
+std::string MissingFor(BackendKind kind, const HostFacts& facts,
+                       bool hypercalls) {
   switch (kind) {
     case BackendKind::kOff:
       return facts.kvm.default_vm ? ""
                                   : absl::StrCat("no VM can be made: ",
                                                  facts.kvm.default_vm_error);
     case BackendKind::kEmulated:
-      if (std::string missing = MissingForEmulated(facts); !missing.empty()) {
-        return missing;
+      if (!facts.kvm.default_vm) {
+        return absl::StrCat("no VM can be made: ", facts.kvm.default_vm_error);
       }
-      return facts.vmmcall() ? ""
-                             : "SVM: this KVM does without hardware "
-                               "virtualisation, and its guests' VMMCALL does "
-                               "not come to it";
+      if (!facts.amd()) {
+        return "an AMD CPU, whose guests report conversions by VMMCALL";
+      }
+      if (!facts.kvm.map_gpa_range_exits()) {
+        return absl::StrCat(CapabilityName(Capability::kExitHypercall),
+                            " with MAP_GPA_RANGE (Linux 5.14)");
+      }
+      if (hypercalls && !facts.vmmcall()) {
+        return "SVM: this KVM does without hardware virtualisation, and its "
+               "guests' VMMCALL does not come to it";
+      }
+      return "";
     case BackendKind::kSwProtected:
       if (!facts.kvm.sw_protected_vm) {
         return absl::StrCat(
@@ -119,9 +113,7 @@ absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
       kind = BackendKind::kSwProtected;
       break;
   }
-  const std::string missing = kind == BackendKind::kEmulated
-                                  ? MissingForEmulated(facts)
-                                  : MissingFor(kind, facts);
+  const std::string missing = MissingFor(kind, facts, /*hypercalls=*/false);
   if (!missing.empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat("--confidential ", BackendChoiceName(choice),

@@ -34,13 +34,14 @@ struct HostFacts {
 absl::StatusOr<HostFacts> CollectHostFacts(const kvm::System& system);
 
 // Empty if `kind` works on this host, else what is missing, ready to print.
-std::string MissingFor(BackendKind kind, const HostFacts& facts);
+// emulated without `hypercalls` is for guests that share nothing of their own.
+std::string MissingFor(BackendKind kind, const HostFacts& facts,
+                       bool hypercalls = true);
 
 // What `choice` means here: kAuto takes the strongest that works (sw-protected,
 // emulated, off). FailedPrecondition, naming what is missing, if the choice
-// does not work on this host. emulated by name is let pass where VMMCALL alone
-// is missing, which ChooseHypercalls decides on: a guest that reports nothing
-// and shares nothing runs there.
+// does not work on this host. Whether a backend asked for by name has its
+// hypercalls is for ChooseHypercalls to say.
 absl::StatusOr<BackendKind> ChooseBackend(BackendChoice choice,
                                           const HostFacts& facts);
 

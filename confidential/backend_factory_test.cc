@@ -87,6 +87,7 @@ TEST(BackendFactoryTest, WithoutSvmThereIsNoVmmcall) {
   HostFacts facts = Everything();
   facts.svm = false;
   EXPECT_THAT(MissingFor(BackendKind::kEmulated, facts), HasSubstr("SVM"));
+  EXPECT_EQ(MissingFor(BackendKind::kEmulated, facts, false), "");
   facts.kvm.sw_protected_vm = false;
   EXPECT_THAT(ChooseBackend(BackendChoice::kAuto, facts),
               IsOkAndHolds(BackendKind::kOff));

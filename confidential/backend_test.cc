@@ -34,7 +34,7 @@ class BackendTest : public ::testing::TestWithParam<BackendKind> {
     if (!system.ok()) GTEST_SKIP() << system.status().message();
     system_ = *std::move(system);
     ASSERT_OK_AND_ASSIGN(HostFacts facts, CollectHostFacts(*system_));
-    std::string missing = MissingFor(GetParam(), facts);
+    std::string missing = MissingFor(GetParam(), facts, /*hypercalls=*/false);
     if (!missing.empty()) GTEST_SKIP() << "this host lacks " << missing;
     RamOptions ram;
     ram.ram = {Range(0, 16 << 20), Range(uint64_t{4} << 30, 2 << 20)};

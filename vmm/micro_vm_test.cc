@@ -138,7 +138,7 @@ class MicroVmTest : public ::testing::Test {
     if (kind == BackendKind::kSwProtected && !RunsPrivateCode()) {
       return "this kernel cannot decode private code";
     }
-    return confidential::MissingFor(kind, facts_);
+    return confidential::MissingFor(kind, facts_, InLab());
   }
 
   void Use(BackendKind kind) {
