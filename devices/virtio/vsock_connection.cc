@@ -60,7 +60,10 @@ std::optional<uint32_t> VsockConnection::events() const {
 
 void VsockConnection::OnReady(uint32_t events) {
   const bool hung_up = (events & (EPOLLHUP | EPOLLERR)) != 0;
-  if (events & EPOLLOUT) Flush();
+  if (events & EPOLLOUT) {
+    Flush();
+    if (drain_end_.has_value() && state_ == State::kOpen) RestartIdleTime();
+  }
   if (state_ == State::kAsking) {
     if (hung_up) Abort();
     return;
@@ -153,10 +156,13 @@ bool VsockConnection::OnReset() {
 
 void VsockConnection::StartDrain() {
   if (drain_end_.has_value()) return;
-  const TimePoint now = std::chrono::steady_clock::now();
-  drain_end_ = now + drain_.total;
-  deadline_ = std::min(now + drain_.idle, *drain_end_);
-  drain_buffered_ = buffered();
+  drain_end_ = std::chrono::steady_clock::now() + drain_.total;
+  RestartIdleTime();
+}
+
+void VsockConnection::RestartIdleTime() {
+  deadline_ =
+      std::min(std::chrono::steady_clock::now() + drain_.idle, *drain_end_);
   drain_unread_ = Unread();
 }
 
@@ -169,14 +175,9 @@ int VsockConnection::Unread() const {
 // with a slow reader that takes longer than the reader does anything.
 bool VsockConnection::PutOff(TimePoint now) {
   if (!drain_end_.has_value() || host_gone_ || now >= *drain_end_) return false;
-  const int unread = Unread();
-  const bool was_read = unread < drain_unread_;
+  if (Unread() >= drain_unread_) return false;
   Flush();
-  if (state_ == State::kReset) return true;
-  if (!was_read && buffered() == drain_buffered_) return false;
-  drain_buffered_ = buffered();
-  drain_unread_ = Unread();
-  deadline_ = std::min(now + drain_.idle, *drain_end_);
+  if (state_ == State::kOpen) RestartIdleTime();
   return true;
 }
 

@@ -116,6 +116,8 @@ class VsockConnection {
   void Flush();
   void AfterFlush();
   void StartDrain();
+  // The host has just taken something, or its time to do so begins.
+  void RestartIdleTime();
   // What the host has yet to read of the bytes that its socket took.
   int Unread() const;
   bool MayRead() const;
@@ -155,7 +157,6 @@ class VsockConnection {
   std::optional<TimePoint> deadline_;
   // While what is left must go: when that ends, and what was left last.
   std::optional<TimePoint> drain_end_;
-  size_t drain_buffered_ = 0;
   int drain_unread_ = 0;
 };
 

@@ -269,7 +269,7 @@ void VsockMuxer::ArmTimer() {
     if (connection->deadline().has_value()) consider(*connection->deadline());
   }
   for (const auto& [fd, connection] : drains_) {
-    if (connection->deadline().has_value()) consider(*connection->deadline());
+    consider(*connection->deadline());
   }
   if (!first.has_value()) {
     if (started_) timer_->Disarm();
@@ -281,9 +281,7 @@ void VsockMuxer::ArmTimer() {
 void VsockMuxer::EndLateDrains(Clock::time_point now) {
   std::vector<int> over;
   for (const auto& [fd, connection] : drains_) {
-    if (!connection->deadline().has_value() || *connection->deadline() > now) {
-      continue;
-    }
+    if (*connection->deadline() > now) continue;
     if (!connection->PutOff(now)) {
       counters_.timeouts.Add();
       over.push_back(fd);
