@@ -23,6 +23,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/api/http_session.h"
+#include "cloister/base/blocked_signals.h"
 #include "cloister/base/syscall.h"
 
 namespace cloister::api {
@@ -164,16 +165,13 @@ absl::Status Server::Impl::Start(std::function<void()> on_thread) {
   for (auto& listener : listeners_) Accept(listener.get());
   Tick();
   // Signals belong to whoever handles them, on another thread.
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const base::BlockedSignals blocked;
   thread_ = std::thread([this, on_thread = std::move(on_thread)] {
     ::pthread_setname_np(::pthread_self(), "api");
     if (on_thread) on_thread();
     auto work = asio::make_work_guard(host_.context);
     host_.context.run();
   });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return absl::OkStatus();
 }
 

@@ -2,25 +2,17 @@
 #include "cloister/api/worker.h"
 
 #include <pthread.h>
-#include <signal.h>
 
 #include <utility>
+
+#include "cloister/base/blocked_signals.h"
 
 namespace cloister::api {
 
 Worker::Worker(size_t limit) : limit_(limit) {
-  sigset_t all, before;
-  ::sigfillset(&all);
-  // What the thread itself causes: blocked, it would end the process without
-  // its handler, which says why (a refused system call).
-  for (int fault :
-       {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) {
-    ::sigdelset(&all, fault);
-  }
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const base::BlockedSignals blocked;
   base::MutexLock lock(&mutex_);
   thread_ = std::thread([this] { Loop(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 Worker::~Worker() {

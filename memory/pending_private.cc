@@ -1,36 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/memory/pending_private.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <chrono>
 #include <utility>
 
+#include "cloister/base/blocked_signals.h"
+
 namespace cloister::memory {
-namespace {
-
-// Blocks every signal for a scope, so that a thread started in it never runs
-// the process's handlers.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &old_);
-  }
-  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
-
- private:
-  sigset_t old_;
-};
-
-}  // namespace
-
 PendingPrivate::PendingPrivate(SharedView* view, FreeIdle free_idle,
                                std::function<void()> on_start)
     : view_(view), free_idle_(std::move(free_idle)) {
-  SignalsBlocked blocked;
+  const base::BlockedSignals blocked;
   thread_ = std::thread([this, on_start = std::move(on_start)] {
     if (on_start) on_start();
     Run();

@@ -15,6 +15,8 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -100,6 +102,15 @@ class ProcessTest : public ::testing::Test {
     ASSERT_OK_AND_ASSIGN(process_, GuestProcess::Start(argv, prepare));
     ASSERT_OK(process_->Expect(kBanner));
   }
+  // A file that describes a VM with a virtio socket device, for `serve`.
+  std::string WriteConfig() const {
+    std::ofstream(Path("vm.json"))
+        << json({{"boot-source", {{"kernel_image_path", Path("kernel")}}},
+                 {"machine-config", {{"vcpu_count", 1}, {"mem_size_mib", 32}}},
+                 {"confidential", {{"backend", "off"}}},
+                 {"vsock", {{"guest_cid", 3}, {"uds_path", Path("vsock")}}}});
+    return Path("vm.json");
+  }
   // The socket is there before somebody answers.
   std::unique_ptr<api::Client> Connect() {
     const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
@@ -128,12 +139,7 @@ TEST_P(SignalTest, LeavesNoSocketBehind) {
   if (std::string(command) == "run") {
     Start("run", {"--vsock", absl::StrCat("cid=3,path=", Path("vsock"))});
   } else {
-    std::ofstream(Path("vm.json"))
-        << json({{"boot-source", {{"kernel_image_path", Path("kernel")}}},
-                 {"machine-config", {{"vcpu_count", 1}, {"mem_size_mib", 32}}},
-                 {"confidential", {{"backend", "off"}}},
-                 {"vsock", {{"guest_cid", 3}, {"uds_path", Path("vsock")}}}});
-    Start("serve", {"--config-file", Path("vm.json")});
+    Start("serve", {"--config-file", WriteConfig()});
   }
   ASSERT_FALSE(HasFatalFailure());
   ASSERT_NE(Connect(), nullptr);
@@ -224,6 +230,30 @@ TEST_F(ProcessTest, ClientsOfRunSeeItsLogAndItsEnd) {
   const json metrics = json::parse(ReadAll(Path("metrics")), nullptr, false);
   EXPECT_TRUE(metrics.is_object() && metrics.contains("vcpu"))
       << "one line, at the end";
+}
+
+// A crash finds its handler on whatever thread it comes: none blocks the
+// signals of its own faults.
+TEST_F(ProcessTest, NoThreadBlocksItsFaults) {
+  Start("serve", {"--config-file", WriteConfig()});
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_NE(Connect(), nullptr);
+  size_t threads = 0;
+  for (const auto& task : std::filesystem::directory_iterator(
+           absl::StrCat("/proc/", process_->pid(), "/task"))) {
+    const std::string status = ReadAll(task.path().string() + "/status");
+    const size_t at = status.find("SigBlk:");
+    if (at == std::string::npos) continue;  // it has ended
+    const uint64_t blocked =
+        std::strtoull(status.c_str() + at + 7, nullptr, 16);
+    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS}) {
+      EXPECT_EQ(blocked >> (fault - 1) & 1, 0u)
+          << fault << "\n"
+          << status.substr(0, status.find('\n'));
+    }
+    ++threads;
+  }
+  EXPECT_GE(threads, 4u);
 }
 
 // A queue of the tap `name`, which is there as long as one of them is.

@@ -52,18 +52,4 @@ UnblockedSignal::~UnblockedSignal() {
   pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
-BlockedSignals::BlockedSignals() {
-  sigset_t set;
-  sigfillset(&set);
-  for (int fault :
-       {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) {
-    sigdelset(&set, fault);
-  }
-  pthread_sigmask(SIG_SETMASK, &set, &before_);
-}
-
-BlockedSignals::~BlockedSignals() {
-  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-}
-
 }  // namespace cloister::vcpu

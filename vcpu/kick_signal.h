@@ -31,20 +31,6 @@ class UnblockedSignal {
   sigset_t before_;
 };
 
-// Blocks every signal in this thread but those that report its own faults, and
-// restores its mask when destroyed: threads started meanwhile inherit it, so
-// that the application's signals go to the application's threads.
-class BlockedSignals {
- public:
-  BlockedSignals();
-  ~BlockedSignals();
-  BlockedSignals(const BlockedSignals&) = delete;
-  BlockedSignals& operator=(const BlockedSignals&) = delete;
-
- private:
-  sigset_t before_;
-};
-
 }  // namespace cloister::vcpu
 
 #endif  // CLOISTER_VCPU_KICK_SIGNAL_H_
