@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +23,8 @@ namespace cloister::devices::virtio {
 namespace {
 
 constexpr int kBacklog = 64;
+constexpr std::chrono::seconds kLockLimit{1};
+constexpr std::chrono::milliseconds kLockPause{5};
 
 struct sockaddr_un Address(const std::string& path) {
   struct sockaddr_un address = {};
@@ -52,7 +56,9 @@ absl::Status CheckPath(const std::string& path) {
   return absl::OkStatus();
 }
 
-// Keeps others from taking the same path over at the same time.
+// Keeps others from taking the same path over at the same time. Whoever can
+// read the directory can lock it, and need not let go: it is not waited for
+// longer than kLockLimit.
 absl::StatusOr<base::UniqueFd> LockDirectoryOf(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string directory = slash == std::string::npos ? "."
@@ -64,9 +70,19 @@ absl::StatusOr<base::UniqueFd> LockDirectoryOf(const std::string& path) {
     return base::ErrnoStatus(
         errno, absl::StrCat("vsock path ", path, ": open ", directory));
   }
-  if (base::RetryOnEintr([&] { return ::flock(fd.get(), LOCK_EX); }) < 0) {
-    return base::ErrnoStatus(
-        errno, absl::StrCat("vsock path ", path, ": flock ", directory));
+  const auto end = std::chrono::steady_clock::now() + kLockLimit;
+  while (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
+    const int error = errno;
+    if (error == EWOULDBLOCK && std::chrono::steady_clock::now() > end) {
+      return absl::UnavailableError(
+          absl::StrCat("vsock path ", path, ": another process keeps ",
+                       directory, " locked; choose a directory of your own"));
+    }
+    if (error != EWOULDBLOCK && error != EINTR) {
+      return base::ErrnoStatus(
+          error, absl::StrCat("vsock path ", path, ": flock ", directory));
+    }
+    std::this_thread::sleep_for(kLockPause);
   }
   return fd;
 }

@@ -25,12 +25,14 @@ class VsockListener {
   // Makes the socket. A socket that nobody listens to any more is replaced;
   // who else starts at the same time is kept out by a lock on the directory.
   // InvalidArgument for a path that is empty or too long, AlreadyExists for
-  // one that is in use or is not a socket; each names the path.
+  // one that is in use or is not a socket, Unavailable if somebody keeps the
+  // directory locked for a second; each names the path.
   static absl::StatusOr<std::unique_ptr<VsockListener>> Create(
       const std::string& path);
   VsockListener(const VsockListener&) = delete;
   VsockListener& operator=(const VsockListener&) = delete;
-  // Removes the path, unless something else is there by now.
+  // Removes the path, unless something else is there by now. Waits for that
+  // lock for no more than a second.
   ~VsockListener();
 
   int fd() const { return fd_.get(); }

@@ -2,6 +2,7 @@
 #include "cloister/devices/virtio/vsock_listener.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -12,6 +13,7 @@
 #include <string>
 
 #include "cloister/base/status_matchers.h"
+#include "cloister/base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -54,6 +56,21 @@ TEST_F(VsockListenerTest, RefusesAPathInUse) {
               StatusIs(absl::StatusCode::kAlreadyExists,
                        HasSubstr(path_ + " is in use")));
   EXPECT_OK(ConnectUnix(path_));
+}
+
+// Anyone who can read the directory can: it keeps nobody from ending.
+TEST_F(VsockListenerTest, ALockedDirectoryIsNotWaitedForForever) {
+  const base::UniqueFd directory(
+      ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_OK_AND_ASSIGN(auto listener, VsockListener::Create(path_));
+  ASSERT_EQ(::flock(directory.get(), LOCK_EX), 0);
+  EXPECT_THAT(VsockListener::Create(directory_ + "/other"),
+              StatusIs(absl::StatusCode::kUnavailable,
+                       AllOf(HasSubstr("/other"), HasSubstr("locked"))));
+  listener.reset();
+  EXPECT_FALSE(Exists());
+  ASSERT_EQ(::flock(directory.get(), LOCK_UN), 0);
+  EXPECT_OK(VsockListener::Create(path_));
 }
 
 TEST_F(VsockListenerTest, TakesOverWhatNobodyListensTo) {
