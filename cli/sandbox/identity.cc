@@ -166,6 +166,19 @@ absl::Status EmptyBoundingSet() {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Each change of identity makes the kernel set this to what
+// /proc/sys/fs/suid_dumpable says.
+absl::Status StayUndumpable() {
+  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+    return base::ErrnoStatus(errno, "prctl PR_SET_DUMPABLE");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status BecomeIdentity(const Identity& identity) {
   if (identity.gid.has_value()) {
     // Somebody who is not root may keep the one identity that it has.
@@ -174,6 +187,7 @@ absl::Status BecomeIdentity(const Identity& identity) {
     }
     const gid_t gid = *identity.gid;
     if (::setresgid(gid, gid, gid) < 0) return Denied("--group", "setresgid");
+    RETURN_IF_ERROR(StayUndumpable());
   }
   if (!identity.uid.has_value()) return absl::OkStatus();
   const uid_t uid = *identity.uid;
@@ -184,11 +198,7 @@ absl::Status BecomeIdentity(const Identity& identity) {
     return absl::InternalError("--user: the user did not change");
   }
   RETURN_IF_ERROR(CheckNoCapabilities());
-  // The kernel has set this to what /proc/sys/fs/suid_dumpable says.
-  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
-    return base::ErrnoStatus(errno, "prctl PR_SET_DUMPABLE");
-  }
-  return absl::OkStatus();
+  return StayUndumpable();
 }
 
 }  // namespace cloister::cli

@@ -87,6 +87,22 @@ TEST(IdentityDeathTest, ItIsTakenWholeAndForGood) {
   EXPECT_EXIT(::_exit(BecomeAndLook()), ::testing::ExitedWithCode(42), "");
 }
 
+// A changed group, too, makes the kernel think again.
+TEST(IdentityDeathTest, AGroupAloneLeavesNothingToDump) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can change its group";
+  for (gid_t gid : {::getegid(), gid_t{23456}}) {
+    EXPECT_EXIT(
+        {
+          const bool good =
+              ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0 &&
+              BecomeIdentity({.uid = std::nullopt, .gid = gid}).ok() &&
+              ::getegid() == gid && ::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0;
+          ::_exit(good ? 42 : 1);
+        },
+        ::testing::ExitedWithCode(42), "");
+  }
+}
+
 TEST(IdentityDeathTest, NobodyChangesNothing) {
   EXPECT_EXIT(
       {
