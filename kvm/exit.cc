@@ -172,8 +172,8 @@ struct Describer {
     std::string text =
         absl::StrCat("KVM_EXIT_INTERNAL_ERROR: suberror ", exit.suberror, ", ",
                      InternalErrorName(exit.suberror));
-    std::string bytes = exit.InstructionBytes();
-    if (!bytes.empty()) return absl::StrCat(text, ", instruction ", bytes);
+    // Its words are the instruction, which may be a secret of the guest's.
+    if (!exit.InstructionBytes().empty()) return text;
     return absl::StrCat(text, DataWords(exit.count, exit.data));
   }
   std::string operator()(const FailEntryExit& exit) const {

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "cloister/base/blocked_signals.h"
 #include "cloister/base/syscall.h"
 #include "cloister/kvm/registers.h"
 #include "cloister/vcpu/kick_signal.h"
@@ -104,7 +105,7 @@ absl::Status Runner::Start() {
   pthread_t thread;
   int error;
   {
-    BlockedSignals blocked;
+    base::BlockedSignals blocked;
     error = pthread_create(&thread, nullptr, &Runner::ThreadMain, this);
   }
   if (error != 0) {
@@ -403,8 +404,12 @@ std::optional<RunEnd> Runner::Handle(const kvm::SystemEventExit& exit) {
 
 std::optional<RunEnd> Runner::Handle(const kvm::InternalErrorExit& exit) {
   counters_.Count(ExitKind::kInternalError);
-  return Fail(RunEnd::Kind::kError, absl::StatusCode::kInternal,
-              kvm::DescribeExit(exit));
+  RunEnd end = Fail(RunEnd::Kind::kError, absl::StatusCode::kInternal,
+                    kvm::DescribeExit(exit));
+  if (const std::string bytes = exit.InstructionBytes(); !bytes.empty()) {
+    absl::StrAppend(&end.registers, "instruction ", bytes, "\n");
+  }
+  return end;
 }
 
 std::optional<RunEnd> Runner::Handle(const kvm::InterruptWindowExit&) {

@@ -36,8 +36,9 @@ struct RunEnd {
   // With kGuestShutdown and kError, one line: the vCPU, the exit by name, guest
   // address and RIP where known, and the reason.
   absl::Status status;
-  // With these two, the registers (DescribeRegisters) where readable. After a
-  // triple fault KVM on AMD has reset the vCPU: the text then says so.
+  // With these two, the registers (DescribeRegisters) where readable, and the
+  // instruction that could not be emulated. After a triple fault KVM on AMD has
+  // reset the vCPU: the text then says so.
   std::string registers;
 };
 absl::string_view RunEndName(RunEnd::Kind kind);  // "stopped", "power off", ...

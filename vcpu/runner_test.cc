@@ -324,6 +324,19 @@ TEST_F(RunnerTest, DeniedMemoryFaultNamesAddressAndRip) {
 
 // --- errors ---
 
+// It is the guest's, as its registers are: whoever shows one shows both.
+TEST_F(RunnerTest, TheInstructionIsAmongTheRegisters) {
+  kvm::InternalErrorExit exit;
+  exit.suberror = kvm::InternalErrorExit::kEmulation;
+  exit.count = 3;
+  exit.data = {1, 0x0000'0000'0aa2'0f03, 0};
+  fake_.QueueExit(exit);
+  const RunEnd end = RunQueued(0);
+  EXPECT_EQ(end.kind, RunEnd::Kind::kError);
+  EXPECT_THAT(std::string(end.status.message()), Not(HasSubstr("0f a2")));
+  EXPECT_THAT(end.registers, HasSubstr("instruction 0f a2 0a\n"));
+}
+
 TEST_F(RunnerTest, FatalExitsAreNamed) {
   kvm::InternalErrorExit internal;
   internal.suberror = kvm::InternalErrorExit::kEmulation;
