@@ -89,6 +89,10 @@ absl::Status VmMachine::OpenSerial(const Json& config, vmm::VmHooks* hooks) {
 absl::Status VmMachine::Start(const Json& config) {
   ASSIGN_OR_RETURN(vmm::VmConfig vm_config,
                    VmConfigFromJson(config, options_.id));
+  {
+    base::MutexLock lock(&mutex_);
+    starting_ = true;
+  }
   absl::StatusOr<std::unique_ptr<vmm::MicroVm>> vm =
       StartUnseen(config, vm_config);
   if (!vm.ok()) serial_.reset();
@@ -96,6 +100,7 @@ absl::Status VmMachine::Start(const Json& config) {
   {
     base::MutexLock lock(&mutex_);
     starting_ = false;
+    start_over_.SignalAll();
     std::swap(ended, ended_);
     if (!vm.ok()) return vm.status();
     vm_ = vm->get();
@@ -114,18 +119,22 @@ absl::Status VmMachine::Start(const Json& config) {
 // all that it has opened.
 absl::StatusOr<std::unique_ptr<vmm::MicroVm>> VmMachine::StartUnseen(
     const Json& config, const vmm::VmConfig& vm_config) {
-  {
-    base::MutexLock lock(&mutex_);
-    starting_ = true;
-  }
+  RETURN_IF_ERROR(CheckOpen());
   vmm::VmHooks hooks = options_.hooks;
   hooks.on_end = [this] { OnEnd(); };
   RETURN_IF_ERROR(OpenSerial(config, &hooks));
   ASSIGN_OR_RETURN(std::unique_ptr<vmm::MicroVm> vm,
                    vmm::BuildVm(vm_config, hooks));
   if (options_.before_start) RETURN_IF_ERROR(options_.before_start());
+  RETURN_IF_ERROR(CheckOpen());
   RETURN_IF_ERROR(options_.start ? options_.start(*vm) : vm->Start());
   return vm;
+}
+
+absl::Status VmMachine::CheckOpen() {
+  base::MutexLock lock(&mutex_);
+  return closed_ ? absl::CancelledError("the monitor is about to end")
+                 : absl::OkStatus();
 }
 
 // The end of a VM that is being started is nobody's business until it has
@@ -237,6 +246,15 @@ void VmMachine::Stop() {
   if (machine != nullptr) machine->Stop();
 }
 
+void VmMachine::Close() {
+  {
+    base::MutexLock lock(&mutex_);
+    closed_ = true;
+    while (starting_) start_over_.Wait(&mutex_);
+  }
+  Stop();
+}
+
 void VmMachine::LookAtMemory() {
   vmm::MicroVm* machine = vm();
   if (machine == nullptr || machine->broker() == nullptr) return;
@@ -295,8 +313,10 @@ std::vector<AddressWindow> VmMachine::Windows() {
   vmm::MicroVm* machine = vm();
   if (machine == nullptr) return windows;
   base::MutexLock lock(&mutex_);
+  const bool msi_x =
+      vmm::OffersMsiX(config_.confidential.backend, machine->backend());
   for (vmm::RegisterWindow& window :
-       vmm::RegisterWindows(config_.devices, machine->backend())) {
+       vmm::RegisterWindows(config_.devices, machine->backend(), msi_x)) {
     windows.push_back({std::move(window.name), window.range});
   }
   for (const vmm::ExtraDevice& extra : options_.hooks.extra_devices) {

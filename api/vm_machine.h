@@ -63,6 +63,11 @@ class VmMachine : public Machine {
   std::string Backend() override;
   std::vector<AddressWindow> Windows() override;
 
+  // For the end of the process: no guest starts any more, the one that runs is
+  // stopped, and a start that is under way is waited for. Start is Cancelled
+  // from then on. Any thread but that of Start.
+  void Close();
+
   // The VM once it is started, else null; stays until this object goes.
   vmm::MicroVm* vm();
 
@@ -71,6 +76,7 @@ class VmMachine : public Machine {
   absl::Status OpenSerial(const Json& config, vmm::VmHooks* hooks);
   absl::StatusOr<std::unique_ptr<vmm::MicroVm>> StartUnseen(
       const Json& config, const vmm::VmConfig& vm_config);
+  absl::Status CheckOpen();
   void OnEnd();
 
   const Options options_;
@@ -79,6 +85,8 @@ class VmMachine : public Machine {
   base::Mutex mutex_;
   std::vector<std::unique_ptr<vmm::MicroVm>> owned_ ABSL_GUARDED_BY(mutex_);
   vmm::MicroVm* vm_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  base::CondVar start_over_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool starting_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // while starting
   const SerialFile* shown_serial_ ABSL_GUARDED_BY(mutex_) = nullptr;

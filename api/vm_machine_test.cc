@@ -11,10 +11,12 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -62,8 +64,10 @@ constexpr uint64_t kExtra = 0xe0000000;
 
 class VmMachineTest : public ::testing::Test {
  protected:
-  VmMachineTest() : timer_(std::chrono::steady_clock::now()) {
+  VmMachineTest() : timer_(std::chrono::steady_clock::now()) { Make(); }
+  void Make(std::function<absl::Status()> before_start = nullptr) {
     VmMachine::Options options;
+    options.before_start = std::move(before_start);
     options.id = "machine-test";
     options.hooks.console = &console_;
     options.hooks.boot_timer = &timer_;
@@ -113,6 +117,36 @@ class VmMachineTest : public ::testing::Test {
   vmm::BootTimer timer_;
   std::unique_ptr<VmMachine> machine_;
 };
+
+TEST_F(VmMachineTest, NothingStartsOnceItIsClosed) {
+  machine_->Close();
+  EXPECT_THAT(machine_->Start(Config(vmm::MicroKernel::kPrint)),
+              StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_EQ(machine_->vm(), nullptr);
+  EXPECT_EQ(Exits(), 0u);
+}
+
+// However far the start has come: no guest is left running.
+TEST_F(VmMachineTest, AStartThatIsUnderWayIsStopped) {
+  const Json config = Config(vmm::MicroKernel::kPrint);
+  for (int i = 0; i < 10; ++i) {
+    std::thread closer;
+    Make([&] {
+      closer = std::thread([this] { machine_->Close(); });
+      for (int j = 0; j < i; ++j) std::this_thread::yield();
+      return absl::OkStatus();
+    });
+    const absl::Status started = machine_->Start(config);
+    closer.join();
+    if (started.ok()) {
+      ASSERT_NE(machine_->vm(), nullptr);
+      EXPECT_EQ(machine_->vm()->Wait().kind, vmm::VmEnd::Kind::kStopped);
+    } else {
+      EXPECT_THAT(started, StatusIs(absl::StatusCode::kCancelled));
+      EXPECT_EQ(machine_->vm(), nullptr);
+    }
+  }
+}
 
 TEST_F(VmMachineTest, ThereIsNothingBeforeTheStart) {
   EXPECT_EQ(machine_->vm(), nullptr);

@@ -192,9 +192,9 @@ void Serve::OnSignal(int signal) {
 
 int Serve::Finish() {
   int code = signal_ != 0 ? kExitSignalBase + signal_ : kExitOk;
+  service_->machine().Close();
   vmm::MicroVm* vm = service_->machine().vm();
   if (vm != nullptr) {
-    vm->Stop();
     const vmm::VmEnd end = vm->Wait();
     if (!end.status.ok()) {
       log_.Error(
