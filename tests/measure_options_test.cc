@@ -102,10 +102,15 @@ const std::map<std::string, Listed>& Table() {
          {"--rng", "--virtio-transport", "mmio-fdt"},
          {"--rng", "--virtio-transport", "pci"}},
         {}}},
+      // Its devices have MSI-X.
+      {"--confidential",
+       {{{"--rng", "--confidential", "sw-protected"},
+         {"--rng", "--confidential", "emulated"}},
+        {{"--confidential", "sw-protected"},
+         {"--confidential", "emulated"},
+         {"--confidential", "auto"}}}},
       // What the host does with its conversions, which they cannot tell from a
       // slow or full host.
-      {"--confidential",
-       {{}, {{"--confidential", "emulated"}, {"--confidential", "auto"}}}},
       {"--implicit-conversions", {{}, {{"--implicit-conversions", "deny"}}}},
       {"--shared-limit", {{}, {{"--shared-limit", "1M"}}}},
       {"--conversion-rate", {{}, {{"--conversion-rate", "5"}}}},

@@ -16,6 +16,7 @@
 #include "cloister/boot/e820.h"
 #include "cloister/boot/linux_loader.h"
 #include "cloister/boot/shim/layout.h"
+#include "cloister/confidential/backend_kind.h"
 #include "cloister/vmm/device_config.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/size.h"
@@ -48,12 +49,13 @@ std::string TransportText(VirtioTransport transport) {
 
 // What a guest sees of its virtio devices, in the order of their places: not
 // what is behind them on the host, nor how fast that may be.
-std::string DevicesText(const DevicesConfig& devices) {
+std::string DevicesText(const DevicesConfig& devices, bool msi_x) {
   if (devices.count() == 0) return "";
   // A new kind of device does not compile without a line here.
   const auto& [transport, packed, disks, nets, vsock, rng, balloon, console] =
       devices;
   std::string text = TransportText(transport);
+  if (msi_x && transport == VirtioTransport::kPci) text += "msi-x\n";
   if (!packed) text += "split rings\n";
   for (size_t i = 0; i < disks.size(); ++i) {
     absl::StrAppend(
@@ -90,7 +92,10 @@ std::string PlatformText(const VmConfig& config) {
                     absl::Hex(window.start().value()), " ", window.size(),
                     "\n");
   }
-  return text + DevicesText(config.devices);
+  // Of a guest that is not confidential nothing is measured.
+  const bool msi_x =
+      config.confidential.backend == confidential::BackendChoice::kEmulated;
+  return text + DevicesText(config.devices, msi_x);
 }
 
 absl::Status CheckWindow(const GuestRange& window,

@@ -100,8 +100,7 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   boot::AcpiPciRoot root;
   root.io_first = kPciIoFirst;
   root.io_last = kPciIoLast;
-  // For MSI-X tables; whether there are any is not measured, so that the
-  // confidential backends have one digest.
+  // For MSI-X tables, whether there are any or not.
   ASSIGN_OR_RETURN(
       GuestRange memory,
       GuestRange::CreatePageAligned(GuestAddress(kPciMemory), kPciMemorySize));
@@ -114,8 +113,16 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   return absl::OkStatus();
 }
 
+bool OffersMsiX(confidential::BackendChoice choice,
+                confidential::BackendKind kind) {
+  return confidential::MmioCanBeEmulated(kind) &&
+         (kind == confidential::BackendKind::kOff ||
+          choice != confidential::BackendChoice::kAuto);
+}
+
 std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
-                                            confidential::BackendKind kind) {
+                                            confidential::BackendKind kind,
+                                            bool msi_x) {
   std::vector<RegisterWindow> windows;
   const auto add = [&](const char* name, uint64_t start, uint64_t size) {
     auto range = GuestRange::Create(GuestAddress(start), size);
@@ -126,7 +133,7 @@ std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
   if (config.count() > 0) {
     if (config.transport != VirtioTransport::kPci) {
       add("virtio-mmio", kVirtioMmioFirst, config.count() * memory::kPageSize);
-    } else if (confidential::MmioCanBeEmulated(kind)) {  // MSI-X tables
+    } else if (msi_x) {
       add("PCI memory", kPciMemory, kPciMemorySize);
     }
   }

@@ -96,16 +96,24 @@ absl::StatusOr<std::vector<uint8_t>> MakeDeviceTree(
 // same for any number of devices.
 absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi);
 
+// Whether a guest's PCI devices offer MSI-X, whose table is in memory: where
+// its MMIO can be emulated, and, as the launch digest says what the guest sees
+// of its devices and is known before the host is, a confidential guest's only
+// with a backend that was asked for by name. `kind` is what came of `choice`.
+bool OffersMsiX(confidential::BackendChoice choice,
+                confidential::BackendKind kind);
+
 // A stretch of the address space with registers in it.
 struct RegisterWindow {
   std::string name;
   memory::GuestRange range;
 };
 // Those of a guest with the devices of `config`, in ascending order: PCI's
-// memory if devices have registers there, or virtio-mmio, the IOAPIC if the
-// guest knows of one, and what every VM has of KVM.
+// memory if devices have registers there (`msi_x`), or virtio-mmio, the IOAPIC
+// if the guest knows of one, and what every VM has of KVM.
 std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,
-                                            confidential::BackendKind kind);
+                                            confidential::BackendKind kind,
+                                            bool msi_x);
 
 }  // namespace cloister::vmm
 

@@ -13,6 +13,7 @@
 namespace cloister::vmm {
 namespace {
 
+using confidential::BackendChoice;
 using confidential::BackendKind;
 
 TEST(LayoutTest, SmallMemoryIsOneRange) {
@@ -71,7 +72,7 @@ TEST(LayoutTest, ADeviceTreeNamesTheSamePlacesAsTheDevicesHave) {
 }
 
 std::string WindowNames(VirtioTransport transport, BackendKind kind,
-                        bool devices) {
+                        bool devices, bool msi_x = false) {
   DevicesConfig config;
   config.transport = transport;
   if (devices) {
@@ -80,7 +81,7 @@ std::string WindowNames(VirtioTransport transport, BackendKind kind,
   }
   std::string names;
   uint64_t end = kHoleStart;
-  for (const RegisterWindow& window : RegisterWindows(config, kind)) {
+  for (const RegisterWindow& window : RegisterWindows(config, kind, msi_x)) {
     EXPECT_GE(window.range.start().value(), end) << window.name;
     end = window.range.last().value() + 1;
     EXPECT_LE(end, kFourGiB);
@@ -90,19 +91,31 @@ std::string WindowNames(VirtioTransport transport, BackendKind kind,
   return names;
 }
 
+// What a digest covers does not depend on which backend a host has.
+TEST(LayoutTest, ConfidentialGuestsHaveMsiXWhereItWasAskedFor) {
+  EXPECT_TRUE(OffersMsiX(BackendChoice::kOff, BackendKind::kOff));
+  EXPECT_TRUE(OffersMsiX(BackendChoice::kAuto, BackendKind::kOff));
+  EXPECT_TRUE(OffersMsiX(BackendChoice::kEmulated, BackendKind::kEmulated));
+  EXPECT_FALSE(OffersMsiX(BackendChoice::kAuto, BackendKind::kEmulated));
+  EXPECT_FALSE(OffersMsiX(BackendChoice::kAuto, BackendKind::kSwProtected));
+  EXPECT_FALSE(
+      OffersMsiX(BackendChoice::kSwProtected, BackendKind::kSwProtected));
+}
+
 TEST(LayoutTest, RegisterWindowsAreThoseThatTheGuestHas) {
   const std::string rest =
       "local APICs 0xfee00000+1, KVM's pages 0xfffbc000+4, ";
   const std::string io_apic = "IOAPIC 0xfec00000+1, " + rest;
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kOff, true),
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kOff, true, true),
             "PCI memory 0xd0000000+4096, " + io_apic);
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kOff, false),
+  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kOff, false, true),
             io_apic);
   EXPECT_EQ(WindowNames(VirtioTransport::kMmio, BackendKind::kOff, true),
             "virtio-mmio 0xd2000000+2, " + io_apic);
   // Its interrupts are the 8259's.
-  EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kEmulated, true),
-            "PCI memory 0xd0000000+4096, " + rest);
+  EXPECT_EQ(
+      WindowNames(VirtioTransport::kPci, BackendKind::kEmulated, true, true),
+      "PCI memory 0xd0000000+4096, " + rest);
   // Its PCI devices have ports alone.
   EXPECT_EQ(WindowNames(VirtioTransport::kPci, BackendKind::kSwProtected, true),
             rest);

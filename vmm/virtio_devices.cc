@@ -76,7 +76,7 @@ absl::Status VirtioDevices::AddToPci(
     parts.view = parts_.view;
     parts.irq = &Line(place.gsi);
     parts.notify = &notify_;
-    if (parts_.mmio_emulated) {
+    if (parts_.msi_x) {
       parts.msi = &msi_;
       parts.mmio = parts_.mmio;
     }

@@ -45,9 +45,7 @@ class VirtioDevices {
     memory::SharedView* view = nullptr;
     base::Logger* log = &base::Logger::Null();
     bool confidential = false;
-    // confidential::MmioCanBeEmulated: whether MSI-X, whose table is in memory,
-    // can be offered.
-    bool mmio_emulated = true;
+    bool msi_x = true;  // OffersMsiX
     std::function<void()> on_thread_start;
     // For a balloon; owned by the devices.
     std::unique_ptr<devices::virtio::BalloonPages> balloon_pages;

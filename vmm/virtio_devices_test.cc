@@ -132,7 +132,7 @@ TEST_F(VirtioDevicesTest, OnPciEachHasASlot) {
 TEST_F(VirtioDevicesTest, MsixNeedsMemoryMappedRegisters) {
   VirtioDevices::Parts parts = Parts();
   parts.confidential = true;
-  parts.mmio_emulated = false;
+  parts.msi_x = false;
   Make(std::move(parts));
   EXPECT_EQ(Config(1, 0), kPciEntropy << 16 | kPciVendor);
   EXPECT_EQ(Capabilities(1).count(kMsix), 0u);
