@@ -52,7 +52,8 @@ FLAGS = [
 ALLOWED = "tools/coverage_allow.txt"
 # Code that only tests use.
 TEST_CODE = re.compile(r"_(test|fuzz)\.cc$|_fake|fake_|/hostile_driver\.h$|"
-                       r"/disk_test_file\.")
+                       r"/disk_test_file\.|/disk_engine_contract\.h$|"
+                       r"/disk_op_recorder\.h$|/eventually\.h$|_fixture\.h$")
 TIMEOUT = 300  # seconds for one test; it needs one
 
 
