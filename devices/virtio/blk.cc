@@ -209,7 +209,12 @@ absl::StatusOr<DeviceRunner::Next> Blk::Serve(uint16_t index, Queue& queue,
     RETURN_IF_ERROR(Answer(queue, std::move(chain), request.status));
     return Next::kMore;
   }
-  if (!limiter_->Take(request.length)) {
+  // Zeroes are bytes, too: some disks have to write each of them.
+  uint64_t bytes = request.length;
+  if (request.type == BlkType::kWriteZeroes) {
+    for (const BlkSegment& segment : segments.segments) bytes += segment.length;
+  }
+  if (!limiter_->Take(bytes)) {
     waiting_ |= Bit(index);
     queue.Unpop(std::move(chain));
     return Next::kStop;

@@ -503,6 +503,17 @@ TEST_F(BlkTest, TheRateLimiterHoldsRequestsUp) {
   EXPECT_EQ(blk_->limit(), RateLimiterConfig());
 }
 
+TEST_F(BlkTest, ABandwidthLimitCountsZeroes) {
+  Blk::Options options;
+  options.limit.bandwidth = {8192, 0, std::chrono::hours(1)};
+  Start(std::move(options));
+  EXPECT_EQ(Do(kTrim, 0, Segment(512, 64)), kOk);  // no data
+  EXPECT_EQ(Do(kZero, 0, Segment(0, 8) + Segment(16, 8)), kOk);
+  Offer(Make(kZero, 0, Segment(0, 8)));
+  while (blk_->counters().throttled == 0) std::this_thread::yield();
+  EXPECT_TRUE(driver_->Reset());
+}
+
 TEST_F(BlkTest, ABandwidthLimitCountsBytesOfData) {
   Blk::Options options;
   options.limit.bandwidth = {4096, 0, std::chrono::hours(1)};

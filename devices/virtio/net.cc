@@ -184,15 +184,22 @@ void Net::RunSender(Pair& pair) {
   Watch(pair);
 }
 
+// Another pair is the first to be served each time: what one leaves of a limit
+// may be too little for the next.
 void Net::ResumeReceivers() {
+  ++rx_turn_;
   for (size_t i = 0; i < active_pairs_; ++i) {
-    pairs_[i].receiver->Run();
-    Watch(pairs_[i]);
+    Pair& pair = pairs_[(rx_turn_ + i) % active_pairs_];
+    pair.receiver->Run();
+    Watch(pair);
   }
 }
 
 void Net::ResumeSenders() {
-  for (size_t i = 0; i < active_pairs_; ++i) RunSender(pairs_[i]);
+  ++tx_turn_;
+  for (size_t i = 0; i < active_pairs_; ++i) {
+    RunSender(pairs_[(tx_turn_ + i) % active_pairs_]);
+  }
 }
 
 void Net::OnReady(Pair& pair, uint32_t events) {

@@ -127,6 +127,7 @@ class Net : public VirtioDevice, private DeviceRunner::Handler {
   std::unique_ptr<RateLimiterTimer> retry_;
   std::vector<Pair> pairs_;
   size_t active_pairs_ = 0;
+  size_t rx_turn_ = 0, tx_turn_ = 0;  // of the pairs that wait for a limiter
 };
 
 }  // namespace cloister::devices::virtio

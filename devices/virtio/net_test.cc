@@ -656,6 +656,34 @@ TEST_P(NetPairsTest, UsesAsManyPairsAsTheDriverAsksFor) {
   EXPECT_FALSE(wire(1).enabled);
 }
 
+// A pair that always has more to send leaves the other its share.
+TEST_P(NetPairsTest, PairsTakeTurnsUnderALimit) {
+  RateLimiterConfig limit;
+  limit.operations = {1, 0, std::chrono::milliseconds(5)};
+  Make(kAll, 2, limit, limit);
+  ASSERT_THAT(SetPairs(2), IsOkAndHolds(0));
+  constexpr int kMany = 60, kFew = 5;
+  for (uint16_t pair : {0, 1}) {
+    for (int i = 0; i < (pair == 0 ? kMany : kFew); ++i) {
+      ASSERT_TRUE(driver_->queue(2 * pair + 1)
+                      .Offer({{Readable(Bytes({})), Readable(Payload(100))}})
+                      .has_value());
+      ASSERT_TRUE(
+          driver_->queue(2 * pair).Offer({{Writable(2048)}}).has_value());
+      ASSERT_TRUE(wire(pair).Put({}, Payload(300)));
+    }
+  }
+  for (uint16_t queue : {1, 3, 0, 2}) driver_->Kick(queue);
+  for (uint16_t queue : {3, 2}) {
+    for (int i = 0; i < kFew; ++i) ASSERT_OK(driver_->WaitUsed(queue));
+    int other = 0;
+    for (uint16_t busy = queue - 2; driver_->queue(busy).HasUsed(); ++other) {
+      ASSERT_OK(driver_->WaitUsed(busy));
+    }
+    EXPECT_LT(other, kMany) << queue;
+  }
+}
+
 TEST_P(NetPairsTest, RefusesOtherCommands) {
   Make(kAll, 2);
   EXPECT_THAT(SetPairs(0), IsOkAndHolds(1));
