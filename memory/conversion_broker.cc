@@ -96,18 +96,21 @@ ConversionBroker::~ConversionBroker() {
 GuestConversion ConversionBroker::ConvertForGuest(uint64_t gpa, uint64_t npages,
                                                   uint64_t attributes) {
   const uint64_t life = life_.load();
-  DelayForRate();
-  const steady_clock::time_point arrival = steady_clock::now();
   absl::StatusOr<MapGpaRange> decoded =
       DecodeMapGpaRange(gpa, npages, attributes);
+  // Whoever counts as held may not go on during a pause: what is going to be
+  // refused takes a turn as well, on no pages.
+  absl::Span<const GuestRange> ranges;
+  if (decoded.ok()) ranges = {&decoded->range, 1};
+  DelayForRate();
+  const steady_clock::time_point arrival = steady_clock::now();
+  absl::StatusOr<Turn> turn = EnterRequest(ranges, Priority::kGuest, life);
+  if (!turn.ok()) return {GuestConversionCode::kFailed, 0, turn.status()};
   if (!decoded.ok()) {
     return {GuestConversionCode::kInvalid, 0, Refuse(decoded.status())};
   }
-  const GuestRange range = decoded->range;
-  absl::StatusOr<Turn> turn = EnterRequest({&range, 1}, Priority::kGuest, life);
-  if (!turn.ok()) return {GuestConversionCode::kFailed, 0, turn.status()};
   Outcome outcome =
-      ConvertGuests({ConversionOrigin::kExplicit, decoded->to, {&range, 1}});
+      ConvertGuests({ConversionOrigin::kExplicit, decoded->to, ranges});
   stats_.RecordLatency(steady_clock::now() - arrival);
   return {CodeOf(outcome.status, outcome.refused), outcome.bytes,
           std::move(outcome.status)};

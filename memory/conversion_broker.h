@@ -85,7 +85,8 @@ class ConversionBroker {
   void AddListener(ConversionListener* listener);
   void RemoveListener(ConversionListener* listener);
 
-  // The guest's MAP_GPA_RANGE hypercall; arguments as DecodeMapGpaRange.
+  // The guest's MAP_GPA_RANGE hypercall; arguments as DecodeMapGpaRange. One
+  // that makes no sense is delayed and held like any other, and then refused.
   GuestConversion ConvertForGuest(uint64_t gpa, uint64_t npages,
                                   uint64_t attributes);
   // A memory fault on `page`, as translated by the backend; `generation` is
