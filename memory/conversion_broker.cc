@@ -96,18 +96,21 @@ ConversionBroker::~ConversionBroker() {
 GuestConversion ConversionBroker::ConvertForGuest(uint64_t gpa, uint64_t npages,
                                                   uint64_t attributes) {
   const uint64_t life = life_.load();
-  DelayForRate();
-  const steady_clock::time_point arrival = steady_clock::now();
   absl::StatusOr<MapGpaRange> decoded =
       DecodeMapGpaRange(gpa, npages, attributes);
+  // Whoever counts as held may not go on during a pause: what is going to be
+  // refused takes a turn as well, on no pages.
+  absl::Span<const GuestRange> ranges;
+  if (decoded.ok()) ranges = {&decoded->range, 1};
+  DelayForRate();
+  const steady_clock::time_point arrival = steady_clock::now();
+  absl::StatusOr<Turn> turn = EnterRequest(ranges, Priority::kGuest, life);
+  if (!turn.ok()) return {GuestConversionCode::kFailed, 0, turn.status()};
   if (!decoded.ok()) {
     return {GuestConversionCode::kInvalid, 0, Refuse(decoded.status())};
   }
-  const GuestRange range = decoded->range;
-  absl::StatusOr<Turn> turn = EnterRequest({&range, 1}, Priority::kGuest, life);
-  if (!turn.ok()) return {GuestConversionCode::kFailed, 0, turn.status()};
   Outcome outcome =
-      Convert({ConversionOrigin::kExplicit, decoded->to, {&range, 1}});
+      ConvertGuests({ConversionOrigin::kExplicit, decoded->to, ranges});
   stats_.RecordLatency(steady_clock::now() - arrival);
   return {CodeOf(outcome.status, outcome.refused), outcome.bytes,
           std::move(outcome.status)};
@@ -183,7 +186,8 @@ FaultConversion ConversionBroker::DecideFault(GuestAddress page,
     }
   }
   const GuestRange range = *GuestRange::Create(page, kPageSize);
-  Outcome outcome = Convert({ConversionOrigin::kImplicit, wanted, {&range, 1}});
+  Outcome outcome =
+      ConvertGuests({ConversionOrigin::kImplicit, wanted, {&range, 1}});
   if (outcome.status.ok()) return {FaultAction::kResume, absl::OkStatus()};
   return {outcome.refused ? FaultAction::kDeny : FaultAction::kFail,
           std::move(outcome.status)};
@@ -265,6 +269,26 @@ absl::Status ConversionBroker::Admit(const Request& request,
         budget_.used(), " shared now passes the limit of ", budget_.limit()));
   }
   return absl::OkStatus();
+}
+
+ConversionBroker::Outcome ConversionBroker::ConvertGuests(
+    const Request& request) {
+  Outcome outcome = Convert(request);
+  if (outcome.refused) return outcome;
+  for (const GuestRange& range : request.ranges) {
+    if (given_up_.IsWholly(range, PageState::kNotRam)) continue;
+    // A request that failed in the middle leaves the rest given up.
+    StateWalker walker(states_, range);
+    for (auto batch = walker.Next(); !batch.empty(); batch = walker.Next()) {
+      for (const StateRange& part : batch) {
+        if (part.state != request.to) continue;
+        const absl::Status forgotten =
+            given_up_.Set(part.range, PageState::kNotRam);
+        if (outcome.status.ok()) outcome.status = forgotten;
+      }
+    }
+  }
+  return outcome;
 }
 
 ConversionBroker::Outcome ConversionBroker::Convert(const Request& request) {

@@ -85,7 +85,8 @@ class ConversionBroker {
   void AddListener(ConversionListener* listener);
   void RemoveListener(ConversionListener* listener);
 
-  // The guest's MAP_GPA_RANGE hypercall; arguments as DecodeMapGpaRange.
+  // The guest's MAP_GPA_RANGE hypercall; arguments as DecodeMapGpaRange. One
+  // that makes no sense is delayed and held like any other, and then refused.
   GuestConversion ConvertForGuest(uint64_t gpa, uint64_t npages,
                                   uint64_t attributes);
   // A memory fault on `page`, as translated by the backend; `generation` is
@@ -105,9 +106,11 @@ class ConversionBroker {
                                           HostConversionReason reason);
 
   // The balloon: the guest will not touch these pages until it takes them
-  // back, which gives them the state that they had. InvalidArgument for what
-  // is not convertible RAM, FailedPrecondition unless kRunning. Free page
-  // reporting ends with its acknowledgement: take the pages back before it.
+  // back, which gives them the state that they had. Those that it converts
+  // meanwhile, or asks to have as they are, are no longer given up: taking them
+  // back changes nothing. InvalidArgument for what is not convertible RAM,
+  // FailedPrecondition unless kRunning. Free page reporting ends with its
+  // acknowledgement: take the pages back before it.
   absl::Status GuestGaveUp(const GuestRange& range);
   absl::Status GuestTookBack(const GuestRange& range);
   // The same for all that was given up; the first error, after trying all.
@@ -188,6 +191,8 @@ class ConversionBroker {
   // changes, unless the caller did, and asks Admit; Run converts, `taken`
   // shared bytes having been taken from the budget before.
   Outcome Convert(const Request& request);
+  // Convert for the guest: what is as it asked then is not given up any more.
+  Outcome ConvertGuests(const Request& request);
   Outcome Convert(const Request& request, absl::StatusOr<RequestEffect> effect);
   Outcome Run(const Request& request, uint64_t taken);
   Outcome RunBatches(const Request& request);

@@ -95,6 +95,13 @@ class Model {
       given_up_[page].reset();
     }
   }
+  // What is as the guest asked is not given up any more.
+  void Use(uint64_t first, uint64_t count, PageState to) {
+    for (uint64_t page = first; page < std::min(first + count, kPages);
+         ++page) {
+      if (ram_[page] == to) given_up_[page].reset();
+    }
+  }
   // Takes over what a request left that failed in the middle.
   void Adopt(const World& world) {
     for (uint64_t page = kFirst; page < kPages; ++page) {
@@ -209,6 +216,7 @@ class Fuzzer {
                                                 : done.bytes_changed < changing,
           "bytes changed");
     model_.Convert(first, count, to, done.bytes_changed);
+    model_.Use(first, count, to);
   }
 
   void Fault(uint64_t page, PageState to, uint8_t detail) {
@@ -223,7 +231,9 @@ class Fuzzer {
       Check((done.action == FaultAction::kDeny) == !ram, "who is denied");
     }
     // RAM was declared after generation 0: each page changed since.
-    if (ram && !stale) model_.Convert(page, 1, to, kPageSize);
+    if (!ram || stale || model_.Get(page) == to) return;
+    model_.Convert(page, 1, to, kPageSize);
+    model_.Use(page, 1, to);
   }
 
   void Host(uint64_t first, uint64_t count, PageState to, uint8_t detail) {

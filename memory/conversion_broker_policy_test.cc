@@ -140,6 +140,49 @@ TEST(ConversionBrokerPolicyTest, TheSharedLimitHoldsForFaultsAndTheHost) {
   EXPECT_EQ(world.Wrong(), "");
 }
 
+// A balloon gives back no shared page that its guest has made private, so that
+// the room cannot be used twice.
+TEST(ConversionBrokerPolicyTest, ABalloonGivesNoRoomBeyondTheSharedLimit) {
+  constexpr uint64_t kLimit = 0x4000;
+  World world(LimitedTo(kLimit + ConversionWorld::kWindowSize));
+  world.MustConvert(Range(0x8000, kLimit), kToShared);
+  for (uint64_t at = 0x8000; at < 0x30000; at += kLimit) {
+    const GuestRange shared = Range(at, kLimit);
+    const GuestRange next = Range(at + kLimit, kLimit);
+    ASSERT_OK(world.broker->GuestGaveUp(shared));
+    ASSERT_OK(world.broker->FreeGivenUp(shared));
+    // By one fault, and one hypercall for the rest.
+    EXPECT_EQ(world.Fault(at, PageState::kPrivate).action,
+              FaultAction::kResume);
+    world.MustConvert(shared, kToPrivate);
+    for (uint64_t page = at; page < at + kLimit; page += kPageSize) {
+      world.backend.GuestWrite(GuestAddress(page), page + 1);
+    }
+    world.MustConvert(next, kToShared);
+    ASSERT_OK(world.broker->GuestTookBack(shared));
+    ASSERT_OK(world.broker->GuestTookBackAll());
+    EXPECT_TRUE(world.states.IsWholly(shared, PageState::kPrivate));
+    for (uint64_t page = at; page < at + kLimit; page += kPageSize) {
+      EXPECT_EQ(world.Read(page), page + 1);
+    }
+    EXPECT_EQ(world.broker->stats().shared_bytes,
+              kLimit + ConversionWorld::kWindowSize);
+    EXPECT_EQ(world.Guest(Range(0x3f000, 0x1000), kToShared).code,
+              GuestConversionCode::kNotPermitted);
+  }
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerPolicyTest, WhatTheSharedLimitRefusesStaysGivenUp) {
+  World world(LimitedTo(ConversionWorld::kWindowSize));
+  const GuestRange page = Range(0x8000, 0x1000);
+  ASSERT_OK(world.broker->GuestGaveUp(page));
+  EXPECT_EQ(world.Guest(page, kToShared).code,
+            GuestConversionCode::kNotPermitted);
+  EXPECT_EQ(world.Fault(0x8000, PageState::kShared).action, FaultAction::kDeny);
+  EXPECT_OK(world.Host(page, PageState::kPrivate, Reason::kGivenUp));
+}
+
 // A request stops in the middle: what was not shared is not counted.
 TEST(ConversionBrokerPolicyTest, TheSharedLimitCountsHalfOfAFailure) {
   World world(LimitedTo(0x8000 + ConversionWorld::kWindowSize));

@@ -140,6 +140,10 @@ class OwnModel {
       bytes -= kPageSize;
     }
   }
+  // What was written there may be lost.
+  void Lose(const GuestRange& range) {
+    for (uint64_t page : Pages(range)) At(page).written = false;
+  }
   uint64_t Changing(const GuestRange& range, PageState to) {
     uint64_t bytes = 0;
     for (uint64_t page : Pages(range)) {
@@ -293,28 +297,49 @@ class GuestThread {
   Random random_;
 };
 
-// The balloon, and the host that takes what is in it.
+// The balloon, the host that takes what is in it, and the guest that does not
+// keep to what it gave up.
 class HostThread {
  public:
-  HostThread(World* world, uint64_t seed) : world_(*world), random_(seed) {}
+  HostThread(World* world, uint64_t seed)
+      : world_(*world), model_(kBalloon), random_(seed) {}
+
+  OwnModel& model() { return model_; }
 
   void Run(uint64_t operations) {
     for (uint64_t i = 0; i < operations && !::testing::Test::HasFailure();
          ++i) {
       const GuestRange range = kBalloon.Pick(random_);
       EXPECT_OK(world_.broker->GuestGaveUp(range));
+      model_.Lose(range);
       Convert(range, HostConversionReason::kGivenUp);
       Convert(World::Window(), HostConversionReason::kExchangeWindow);
-      // What fails can be tried again, and the pages come back as they were.
+      if (random_() % 2 == 0) Use(kBalloon.Pick(random_));
+      // What fails can be tried again, and the pages come back as they were, or
+      // as the guest has made them.
       while (!world_.broker->GuestTookBack(range).ok()) {
       }
-      EXPECT_TRUE(world_.states.IsWholly(range, kPrivate));
+      ASSERT_EQ(model_.Compare(world_), "");
       EXPECT_FALSE(
           world_.Host(range, kShared, HostConversionReason::kGivenUp).ok());
     }
   }
 
  private:
+  // Hypercalls of the guest, in the balloon or not, and a write.
+  void Use(const GuestRange& range) {
+    const PageState to = random_() % 2 == 0 ? kShared : kPrivate;
+    while (
+        world_
+            .Guest(range, to == kShared ? World::kToShared : World::kToPrivate)
+            .code != GuestConversionCode::kOk) {
+    }
+    model_.Convert(range, to, UINT64_MAX);
+    model_.Write(world_, range.start().value() / kPageSize, random_() | 1);
+    EXPECT_FALSE(
+        world_.Host(range, Other(to), HostConversionReason::kGivenUp).ok());
+  }
+
   void Convert(const GuestRange& range, HostConversionReason reason) {
     const PageState to = random_() % 2 == 0 ? kShared : kPrivate;
     absl::Status status = world_.Host(range, to, reason).status();
@@ -330,6 +355,7 @@ class HostThread {
   }
 
   World& world_;
+  OwnModel model_;
   Random random_;
 };
 
@@ -436,6 +462,7 @@ class ConversionBrokerPropertyTest : public ::testing::Test {
     EXPECT_OK(world_->broker->fatal());
     EXPECT_EQ(world_->broker->stats().queued, 0u);
     for (auto& guest : guests_) EXPECT_EQ(guest->model().Compare(*world_), "");
+    EXPECT_EQ(host_->model().Compare(*world_), "");
     EXPECT_EQ(commits_.Compare(world_->states), "");
     EXPECT_EQ(world_->Wrong(), "");
   }
@@ -456,6 +483,7 @@ class ConversionBrokerPropertyTest : public ::testing::Test {
     EXPECT_EQ(guest.get(), GuestConversionCode::kFailed);
     world_->broker->Resume();
     for (auto& own : guests_) own->model().Clear();
+    host_->model().Clear();
     EXPECT_TRUE(world_->states.IsWholly(
         World::Range(World::kAliasedEnd, World::kEnd - World::kAliasedEnd),
         kPrivate));

@@ -162,6 +162,61 @@ TEST(ConversionBrokerStopTest, WhatTheRateDelaysIsHeldToo) {
   }
 }
 
+// A pause that finds them in the delay counts them, so they stay.
+TEST(ConversionBrokerStopTest, WhatIsRefusedIsHeldToo) {
+  ConversionBrokerOptions options;
+  options.policy.per_second = 1;
+  options.policy.burst = 1;
+  options.now = [] {
+    return std::chrono::steady_clock::time_point(std::chrono::hours(1));
+  };
+  std::promise<void> delay_ends;
+  std::shared_future<void> end = delay_ends.get_future().share();
+  options.delay = [end](std::chrono::nanoseconds) { end.wait(); };
+  World world(std::move(options));
+  // Takes the only token there is.
+  ASSERT_EQ(world.Guest(Range(0x8000, kPageSize), kToShared).code,
+            GuestConversionCode::kOk);
+  const uint64_t bad[][3] = {
+      {0x8000, 1, 0x20},                    // a reserved bit
+      {0x8001, 1, kToShared},               // misaligned
+      {0x8000, 0, kToShared},               // empty
+      {0x8000, UINT64_MAX, kToShared},      // wraps
+      {World::kEnd, 1, kToPrivate},         // no RAM
+      {World::kAliasedEnd, 64, kToShared},  // half of it
+  };
+  std::vector<std::future<GuestConversion>> requests;
+  for (const auto& arguments : bad) {
+    requests.push_back(std::async(std::launch::async, [&world, &arguments] {
+      return world.broker->ConvertForGuest(arguments[0], arguments[1],
+                                           arguments[2]);
+    }));
+  }
+  while (world.broker->stats().delayed != requests.size()) {
+    std::this_thread::yield();
+  }
+  world.broker->Pause();
+  delay_ends.set_value();
+  for (auto& request : requests) {
+    // Each is in the queue sooner or later, unless it was let through.
+    const auto let_through = [&] {
+      return request.wait_for(std::chrono::seconds(0)) ==
+             std::future_status::ready;
+    };
+    while (world.broker->held() != requests.size() && !let_through()) {
+      std::this_thread::yield();
+    }
+    EXPECT_FALSE(let_through());
+  }
+  EXPECT_EQ(world.broker->stats().refused, 0u);
+  world.broker->Resume();
+  for (auto& request : requests) {
+    EXPECT_EQ(request.get().code, GuestConversionCode::kInvalid);
+  }
+  EXPECT_EQ(world.broker->stats().refused, requests.size());
+  EXPECT_EQ(world.broker->held(), 0u);
+}
+
 TEST(ConversionBrokerStopTest, TheReasonIsKnownBeforeAnyWaitEnds) {
   ConversionBrokerOptions options;
   std::promise<std::future<GuestConversion>*> waits;

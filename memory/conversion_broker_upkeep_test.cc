@@ -351,6 +351,55 @@ TEST(ConversionBrokerBalloonTest, EachPageComesBackAsItWas) {
   EXPECT_EQ(world.Wrong(), "");
 }
 
+TEST(ConversionBrokerBalloonTest, WhatTheGuestConvertsIsItsOwnAgain) {
+  World world;
+  MustConvert(world, Page(0x9000), kToShared);
+  ASSERT_OK(world.broker->GuestGaveUp(Range(0x8000, 0x4000)));
+  EXPECT_OK(world.Host(Page(0xb000), PageState::kShared, Reason::kGivenUp));
+  // By hypercall, by fault, and by asking for what the host has made of it.
+  MustConvert(world, Page(0x9000), kToPrivate);
+  EXPECT_EQ(world.Fault(0xa000, PageState::kShared).action,
+            FaultAction::kResume);
+  MustConvert(world, Page(0xb000), kToShared);
+  for (uint64_t page : {0x9000, 0xa000, 0xb000}) {
+    world.backend.GuestWrite(GuestAddress(page), page + 1);
+    for (PageState to : {PageState::kShared, PageState::kPrivate}) {
+      EXPECT_THAT(world.Host(Page(page), to, Reason::kGivenUp),
+                  StatusIs(kPrecondition, HasSubstr("guest owns this page")));
+    }
+    EXPECT_THAT(world.broker->FreeGivenUp(Page(page)), StatusIs(kPrecondition));
+  }
+  // Its neighbour still is the host's.
+  EXPECT_OK(world.Host(Page(0x8000), PageState::kShared, Reason::kGivenUp));
+  ASSERT_OK(world.broker->GuestTookBack(Range(0x8000, 0x4000)));
+  EXPECT_EQ(world.State(0x8000), PageState::kPrivate);
+  EXPECT_EQ(world.State(0x9000), PageState::kPrivate);
+  EXPECT_EQ(world.State(0xa000), PageState::kShared);
+  EXPECT_EQ(world.State(0xb000), PageState::kShared);
+  for (uint64_t page : {0x9000, 0xa000, 0xb000}) {
+    EXPECT_EQ(world.Read(page), page + 1);
+  }
+  EXPECT_EQ(world.Wrong(), "");
+}
+
+TEST(ConversionBrokerBalloonTest, WhatFailsToConvertStaysGivenUp) {
+  World world;
+  const GuestRange done = Range(0x8000, World::kChunk);
+  const GuestRange rest = Range(0x8000 + World::kChunk, World::kChunk);
+  ASSERT_OK(world.broker->GuestGaveUp(Range(0x8000, 2 * World::kChunk)));
+  world.backend.FailCalls(Method::kReserve, 1, 1,
+                          absl::InternalError("told to"));
+  EXPECT_EQ(world.Guest(Range(0x8000, 2 * World::kChunk), kToShared).code,
+            GuestConversionCode::kFailed);
+  EXPECT_THAT(world.Host(done, PageState::kPrivate, Reason::kGivenUp),
+              StatusIs(kPrecondition));
+  EXPECT_OK(world.Host(rest, PageState::kShared, Reason::kGivenUp));
+  ASSERT_OK(world.broker->GuestTookBackAll());
+  EXPECT_TRUE(world.states.IsWholly(done, PageState::kShared));
+  EXPECT_TRUE(world.states.IsWholly(rest, PageState::kPrivate));
+  EXPECT_EQ(world.Wrong(), "");
+}
+
 TEST(FreeGivenUpTest, FreesBothKindsOfPagesAndLeavesTheirStates) {
   ConversionWorld world;
   world.Fill(1);

@@ -68,9 +68,10 @@ class ConversionQueue {
   ConversionQueue(const ConversionQueue&) = delete;
   ConversionQueue& operator=(const ConversionQueue&) = delete;
 
-  // Waits for a turn on `ranges` (ascending, apart from each other). The status
-  // of Shutdown or CancelWaiting if one of them comes first; Unavailable for a
-  // kHost request while paused.
+  // Waits for a turn on `ranges` (ascending, apart from each other; with none
+  // it waits for the end of a pause only). The status of Shutdown or
+  // CancelWaiting if one of them comes first; Unavailable for a kHost request
+  // while paused.
   absl::StatusOr<Turn> Enter(absl::Span<const GuestRange> ranges,
                              Priority priority);
 

@@ -148,6 +148,20 @@ TEST_F(ConversionQueueTest, PauseWaitsForThoseUnderWayAndHoldsUpTheRest) {
   EXPECT_OK(second->Leave());
 }
 
+TEST_F(ConversionQueueTest, ARequestForNoPagesWaitsForPausesAlone) {
+  auto all = HasTurn("all", {Pages(0, 100)});
+  EXPECT_OK(HasTurn("none", {})->Leave());
+  EXPECT_OK(all->Leave());
+  queue_.Pause();
+  auto waits = Waits("waits", {});
+  EXPECT_EQ(queue_.held(), 1u);
+  EXPECT_OK(HasTurn("inner", {Pages(0, 100)}, Priority::kInner)->Leave());
+  queue_.Resume();
+  waits->WaitForTurn();
+  EXPECT_OK(HasTurn("passes", {Pages(0, 100)})->Leave());
+  EXPECT_OK(waits->Leave());
+}
+
 TEST_F(ConversionQueueTest, AResumeTooManyDoesNothing) {
   queue_.Resume();
   queue_.Pause();
