@@ -46,7 +46,9 @@ void Controller::Handle(const HttpRequest& request, HttpReply reply) {
   if (!plan->task) return counted(std::move(plan->response));
   const bool taken =
       worker_.Run([task = std::move(plan->task), counted] { counted(task()); });
-  if (!taken) counted(Fault(503, "too many requests wait already"));
+  if (taken) return;
+  if (plan->cancel) plan->cancel();
+  counted(Fault(503, "too many requests wait already"));
 }
 
 absl::StatusOr<Controller::Call> Controller::Parse(const HttpRequest& request) {
@@ -170,7 +172,9 @@ absl::StatusOr<Controller::Plan> Controller::BeginStart() {
   }
   RETURN_IF_ERROR(config_.CheckStart());
   changing_ = true;
-  return Plan{{}, [this] { return NoContentOr(RunStart()); }};
+  return Plan{{},
+              [this] { return NoContentOr(RunStart()); },
+              [this] { CancelChange(); }};
 }
 
 absl::Status Controller::RunStart() {
@@ -205,7 +209,14 @@ absl::StatusOr<Controller::Plan> Controller::BeginChange(bool pause) {
   // As wanted already.
   if ((state_ == State::kPaused) == pause) return Plan();
   changing_ = true;
-  return Plan{{}, [this, pause] { return NoContentOr(RunChange(pause)); }};
+  return Plan{{},
+              [this, pause] { return NoContentOr(RunChange(pause)); },
+              [this] { CancelChange(); }};
+}
+
+void Controller::CancelChange() {
+  base::MutexLock lock(&mutex_);
+  changing_ = false;
 }
 
 absl::Status Controller::RunChange(bool pause) {

@@ -73,10 +73,12 @@ class Controller {
 
   // A checked request: its endpoint, the id of the path, the body or query.
   struct Call;
-  // What serves it: at once, or (the task) on the worker.
+  // What serves it: at once, or (the task) on the worker. If the worker does
+  // not take the task, `cancel` undoes what the plan has reserved.
   struct Plan {
     HttpResponse response;
     Task task;
+    std::function<void()> cancel = nullptr;
   };
   absl::StatusOr<Call> Parse(const HttpRequest& request);
   absl::StatusOr<Plan> Serve(Call& call);
@@ -95,6 +97,7 @@ class Controller {
   absl::Status CheckState(const Endpoint& endpoint);
   absl::Status RunStart();
   absl::Status RunChange(bool pause);
+  void CancelChange();
   Json ConfidentialJson();
   MetricsSnapshot Snapshot();
   absl::Status WriteMetrics();

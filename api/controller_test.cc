@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -38,6 +39,7 @@ class ControllerTest : public ::testing::Test {
     options.version = "1.2.3";
     options.capabilities = [this] {
       ++capability_calls_;
+      if (while_busy_) while_busy_();
       return std::string("{\"kvm\":{}}");
     };
     options.configure_log = [this](const Json& logger) {
@@ -87,6 +89,29 @@ class ControllerTest : public ::testing::Test {
     EXPECT_EQ(response.status, 204) << target << " " << response.body;
     EXPECT_EQ(response.body, "");
   }
+  // Keeps the worker busy and its queue full while `body` runs. Once.
+  void WithFullQueue(const std::function<void()>& body) {
+    std::promise<void> entered, leave;
+    while_busy_ = [&] {
+      entered.set_value();
+      leave.get_future().wait();
+    };
+    std::vector<std::future<HttpResponse>> waiting;
+    waiting.push_back(Begin("GET", "/capabilities"));
+    entered.get_future().wait();
+    // What is refused is answered at once.
+    do {
+      waiting.push_back(Begin("GET", "/capabilities"));
+    } while (waiting.back().wait_for(std::chrono::seconds(0)) !=
+             std::future_status::ready);
+    EXPECT_EQ(waiting.back().get().status, 503);
+    waiting.pop_back();
+    body();
+    leave.set_value();
+    for (std::future<HttpResponse>& answer : waiting) {
+      EXPECT_EQ(answer.get().status, 200);
+    }
+  }
   void StartVm() {
     Done("PUT", "/boot-source", kBoot);
     Done("PUT", "/actions", kStart);
@@ -98,6 +123,8 @@ class ControllerTest : public ::testing::Test {
   std::string logger_;
   absl::Status log_status_;
   int capability_calls_ = 0;
+  // Runs on the worker, in the first GET /capabilities.
+  std::function<void()> while_busy_;
   std::unique_ptr<Controller> controller_;
 };
 
@@ -218,6 +245,29 @@ TEST_F(ControllerTest, AFailedStartCanBeTriedAgain) {
   EXPECT_EQ(Get("/")["state"], "Not started");
   machine_.hook = nullptr;
   Done("PUT", "/actions", kStart);
+}
+
+TEST_F(ControllerTest, AStartThatTheQueueHasNoRoomForCanBeTriedAgain) {
+  Done("PUT", "/boot-source", kBoot);
+  WithFullQueue([&] {
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(Send("PUT", "/actions", kStart).status, 503);
+    }
+    Done("PUT", "/boot-source", kBoot);
+  });
+  Done("PUT", "/actions", kStart);
+}
+
+TEST_F(ControllerTest, APauseThatTheQueueHasNoRoomForCanBeTriedAgain) {
+  StartVm();
+  WithFullQueue([&] {
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(Send("PATCH", "/vm", "{\"state\":\"Paused\"}").status, 503);
+    }
+  });
+  Done("PATCH", "/vm", "{\"state\":\"Paused\"}");
+  Done("PATCH", "/vm", "{\"state\":\"Resumed\"}");
+  EXPECT_THAT(machine_.calls(), ElementsAre("start", "pause", "resume"));
 }
 
 TEST_F(ControllerTest, ConvertsOnlyWhatTheHostOwns) {
