@@ -99,7 +99,7 @@ absl::StatusOr<Controller::Plan> Controller::Serve(Call& call) {
     case Operation::kPostConvert:
       return Convert(call.arguments);
     case Operation::kPatchPolicy:
-      if (Started()) return UpdatePolicy(std::move(call.arguments));
+      if (StartBegun()) return UpdatePolicy(call);
       break;
     case Operation::kPatchDrive:
       return Update(DeviceKind::kDrive, call);
@@ -117,26 +117,36 @@ absl::StatusOr<Controller::Plan> Controller::Serve(Call& call) {
                            call.endpoint->operation == Operation::kPutMetrics;
   if (opens_files) {
     auto shared = std::make_shared<Call>(std::move(call));
-    return Plan{{}, [this, shared] { return NoContentOr(Configure(*shared)); }};
+    return Plan{{}, [this, shared] { return NoContentOr(OpenFiles(*shared)); }};
   }
   RETURN_IF_ERROR(Configure(call));
   return Plan();
 }
 
 absl::Status Controller::Configure(Call& call) {
-  // What takes effect at once comes first: if it fails nothing is noted.
-  if (call.endpoint->operation == Operation::kPutMetrics) {
-    RETURN_IF_ERROR(metrics_.Open(call.arguments));
-  }
-  if (call.endpoint->operation == Operation::kPutLogger &&
-      options_.configure_log) {
-    RETURN_IF_ERROR(options_.configure_log(call.arguments));
-  }
   base::MutexLock lock(&mutex_);
   if (state_ != State::kNotStarted || changing_) {
     return absl::FailedPreconditionError(
         "only allowed before the VM is started");
   }
+  return config_.Apply(*call.endpoint, call.id, std::move(call.arguments));
+}
+
+// On the worker, for a request that came before the start. One that came later
+// waits behind it, so the state need not be looked at again: what is open by
+// then would have to be taken back.
+absl::Status Controller::OpenFiles(Call& call) {
+  // What takes effect at once comes first: if it fails nothing is noted.
+  if (call.endpoint->operation == Operation::kPutMetrics) {
+    RETURN_IF_ERROR(metrics_.Open(call.arguments));
+  } else if (options_.configure_log) {
+    RETURN_IF_ERROR(options_.configure_log(call.arguments));
+  }
+  return Note(call);
+}
+
+absl::Status Controller::Note(Call& call) {
+  base::MutexLock lock(&mutex_);
   return config_.Apply(*call.endpoint, call.id, std::move(call.arguments));
 }
 
@@ -269,23 +279,31 @@ bool Controller::Started() {
   return state_ != State::kNotStarted;
 }
 
+bool Controller::StartBegun() {
+  base::MutexLock lock(&mutex_);
+  return state_ != State::kNotStarted || changing_;
+}
+
 absl::StatusOr<Json> Controller::ChangedPolicy(const Json& change) {
   base::MutexLock lock(&mutex_);
   if (state_ == State::kEnded) return Ended();
   return config_.ChangedPolicy(change);
 }
 
-Controller::Plan Controller::UpdatePolicy(Json change) {
-  return Plan{{}, [this, change = std::move(change)] {
-                absl::StatusOr<Json> policy = ChangedPolicy(change);
-                if (!policy.ok()) return Refusal(policy.status());
-                const absl::Status status = machine_->SetPolicy(*policy);
-                if (status.ok()) {
-                  base::MutexLock lock(&mutex_);
-                  config_.NotePolicy(*std::move(policy));
-                }
-                return NoContentOr(status);
-              }};
+Controller::Plan Controller::UpdatePolicy(Call& call) {
+  auto shared = std::make_shared<Call>(std::move(call));
+  return Plan{{}, [this, shared] { return NoContentOr(ApplyPolicy(*shared)); }};
+}
+
+absl::Status Controller::ApplyPolicy(Call& call) {
+  // The start that was under way when the request came has failed: one that
+  // waits behind this finds the policy.
+  if (!Started()) return Note(call);
+  ASSIGN_OR_RETURN(Json policy, ChangedPolicy(call.arguments));
+  RETURN_IF_ERROR(machine_->SetPolicy(policy));
+  base::MutexLock lock(&mutex_);
+  config_.NotePolicy(std::move(policy));
+  return absl::OkStatus();
 }
 
 absl::Status Controller::LoadConfig(absl::string_view text) {
