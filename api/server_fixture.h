@@ -100,7 +100,8 @@ class ServerTest : public ::testing::Test {
     // Nothing is left in it.
     EXPECT_EQ(::rmdir(folder_.c_str()), 0);
   }
-  void Serve(ServerOptions options, const std::string& token = "") {
+  // A socket, and a server that does not listen yet.
+  void Create(const ServerOptions& options) {
     ASSERT_OK_AND_ASSIGN(socket_, SocketFile::Create(path_));
     ASSERT_OK_AND_ASSIGN(
         server_, Server::Create(
@@ -109,6 +110,9 @@ class ServerTest : public ::testing::Test {
                        Handle(request, std::move(reply));
                      },
                      &counters_));
+  }
+  void Serve(const ServerOptions& options, const std::string& token = "") {
+    Create(options);
     ASSERT_OK(server_->AddListener(socket_->fd(), token));
     ASSERT_OK(server_->Start());
   }

@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "cloister/api/server_fixture.h"
+#include "cloister/api/socket_file.h"
+#include "cloister/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -80,6 +82,36 @@ TEST_F(ServerTest, ConnectionsUpToTheLimit) {
   Raw next(path_);
   next.Send(Get("/c"));
   EXPECT_THAT(next.ReadUntil("GET /c 0"), HasSubstr("200"));
+}
+
+TEST_F(ServerTest, ListenersHaveTheirOwnLimits) {
+  ServerOptions options;
+  options.max_connections = 2;
+  options.idle = std::chrono::seconds(60);
+  const std::string other_path = folder_ + "/t";
+  ASSERT_OK_AND_ASSIGN(std::unique_ptr<SocketFile> other,
+                       SocketFile::Create(other_path));
+  Create(options);
+  ASSERT_OK(server_->AddListener(socket_->fd()));
+  ASSERT_OK(server_->AddListener(other->fd(), "0123456789abcdef"));
+  ASSERT_OK(server_->Start());
+  // Nobody knows yet who they are, and they take no place of the others.
+  const Raw first(other_path), second(other_path);
+  EXPECT_THAT(Raw(other_path).ReadAll(), StartsWith("HTTP/1.1 503"));
+  std::vector<std::unique_ptr<Raw>> clients;
+  for (int i = 0; i < 2; ++i) {
+    clients.push_back(std::make_unique<Raw>(path_));
+    clients.back()->Send(Get("/a"));
+    EXPECT_THAT(clients.back()->ReadUntil("GET /a 0"), HasSubstr("200"));
+  }
+  EXPECT_THAT(Raw(path_).ReadAll(), StartsWith("HTTP/1.1 503"));
+  // Who leaves makes room where they came from.
+  clients[0]->FinishSending();
+  clients[0]->ReadAll();
+  EXPECT_THAT(Raw(other_path).ReadAll(), StartsWith("HTTP/1.1 503"));
+  Raw next(path_);
+  next.Send(Get("/b"));
+  EXPECT_THAT(next.ReadUntil("GET /b 0"), HasSubstr("200"));
 }
 
 TEST_F(ServerTest, IdleAndSlowClientsAreSentAway) {
