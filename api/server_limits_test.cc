@@ -3,8 +3,10 @@
 #include <poll.h>
 
 #include <chrono>
+#include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -137,6 +139,33 @@ TEST_F(ServerTest, IdleAndSlowClientsAreSentAway) {
   half.Send("PUT /p HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
   EXPECT_THAT(half.ReadAll(), StartsWith("HTTP/1.1 408"));
   EXPECT_GE(counters_.timeouts.load(), 3u);
+}
+
+// The time is over while what has come already is being read.
+TEST_F(ServerTest, WhatTimesOutInTheMidstOfReadingIsSentAway) {
+  ServerOptions options;
+  options.idle = std::chrono::milliseconds(500);
+  std::promise<void> entered, sent;
+  bool held = false;
+  options.tick = [&] {
+    if (held || counters_.connections.load() == 0) return;
+    held = true;
+    // The connection's time has begun, on this thread.
+    const auto end = std::chrono::steady_clock::now() + options.idle;
+    entered.set_value();
+    sent.get_future().wait();
+    std::this_thread::sleep_until(end);
+  };
+  Serve(options);
+  Raw raw(path_);
+  raw.Send("GET / HTTP/1.1\r\nX: ");
+  entered.get_future().wait();
+  // More than one read takes, and no end of it.
+  raw.Send(std::string(8000, 'x'));
+  sent.set_value();
+  EXPECT_THAT(raw.ReadAll(), StartsWith("HTTP/1.1 408"));
+  EXPECT_TRUE(raw.closed());
+  server_->Stop();  // it uses what is here
 }
 
 TEST_F(ServerTest, AnswersLateRequestsItself) {
