@@ -5,34 +5,19 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cloister/api/controller_call.h"
 #include "cloister/api/convert_request.h"
-#include "cloister/api/memory_map_svg.h"
-#include "cloister/api/memory_view.h"
-#include "cloister/api/openapi.h"
 #include "cloister/api/validate.h"
 #include "cloister/base/status_macros.h"
 
 namespace cloister::api {
 namespace {
 
-using memory::GuestRange;
-
-absl::Status NotStarted() {
-  return absl::FailedPreconditionError(
-      "the VM has not been started: PUT /actions InstanceStart first");
-}
-
 absl::Status Ended() {
   return absl::FailedPreconditionError("the VM has ended");
 }
 
 }  // namespace
-
-struct Controller::Call {
-  const Endpoint* endpoint = nullptr;
-  std::string id;
-  Json arguments;
-};
 
 Controller::Controller(Machine* machine, EventHub* events,
                        ApiCounters* counters, ControllerOptions options)
@@ -61,7 +46,9 @@ void Controller::Handle(const HttpRequest& request, HttpReply reply) {
   if (!plan->task) return counted(std::move(plan->response));
   const bool taken =
       worker_.Run([task = std::move(plan->task), counted] { counted(task()); });
-  if (!taken) counted(Fault(503, "too many requests wait already"));
+  if (taken) return;
+  if (plan->cancel) plan->cancel();
+  counted(Fault(503, "too many requests wait already"));
 }
 
 absl::StatusOr<Controller::Call> Controller::Parse(const HttpRequest& request) {
@@ -86,7 +73,7 @@ absl::Status Controller::CheckState(const Endpoint& endpoint) {
   base::MutexLock lock(&mutex_);
   if (endpoint.when == When::kAny) return absl::OkStatus();
   if (state_ == State::kNotStarted) {
-    if (endpoint.when == When::kAfterStart) return NotStarted();
+    if (endpoint.when == When::kAfterStart) return NotStartedError();
     if (changing_) {
       return absl::FailedPreconditionError("the VM is being started");
     }
@@ -112,7 +99,7 @@ absl::StatusOr<Controller::Plan> Controller::Serve(Call& call) {
     case Operation::kPostConvert:
       return Convert(call.arguments);
     case Operation::kPatchPolicy:
-      if (Started()) return UpdatePolicy(std::move(call.arguments));
+      if (StartBegun()) return UpdatePolicy(call);
       break;
     case Operation::kPatchDrive:
       return Update(DeviceKind::kDrive, call);
@@ -130,143 +117,36 @@ absl::StatusOr<Controller::Plan> Controller::Serve(Call& call) {
                            call.endpoint->operation == Operation::kPutMetrics;
   if (opens_files) {
     auto shared = std::make_shared<Call>(std::move(call));
-    return Plan{{}, [this, shared] { return NoContentOr(Configure(*shared)); }};
+    return Plan{{}, [this, shared] { return NoContentOr(OpenFiles(*shared)); }};
   }
   RETURN_IF_ERROR(Configure(call));
   return Plan();
 }
 
-absl::StatusOr<Controller::Plan> Controller::Observe(Call& call) {
-  switch (call.endpoint->operation) {
-    case Operation::kGetInstance:
-      return Plan{OkJson({{"app_name", "Cloister"},
-                          {"id", options_.id},
-                          {"state", state()},
-                          {"vmm_version", options_.version}}),
-                  {}};
-    case Operation::kGetVersion:
-      return Plan{OkJson({{"firecracker_version", options_.version},
-                          {"cloister_version", options_.version}}),
-                  {}};
-    case Operation::kGetConfidential:
-      return Plan{OkJson(ConfidentialJson()), {}};
-    case Operation::kGetEvents: {
-      HttpResponse response = OkText("", std::string(call.endpoint->content));
-      response.events = events_;
-      return Plan{std::move(response), {}};
-    }
-    case Operation::kGetMetrics:
-      return Plan{OkJson(MetricsJson(Snapshot())), {}};
-    case Operation::kGetPrometheus:
-      return Plan{OkText(PrometheusText(Snapshot()), call.endpoint->content),
-                  {}};
-    case Operation::kGetOpenApi:
-      return Plan{OkJson(OpenApiJson(options_.version)), {}};
-    case Operation::kGetCapabilities:
-      return Plan{{}, [this] {
-                    if (capabilities_.empty()) {
-                      capabilities_ = options_.capabilities
-                                          ? options_.capabilities()
-                                          : "{}";
-                    }
-                    return OkText(capabilities_, "application/json");
-                  }};
-    case Operation::kGetBalloonStatistics:
-      return Plan{{}, [this] {
-                    auto json = machine_->BalloonStatistics();
-                    return json.ok() ? OkJson(*json) : Refusal(json.status());
-                  }};
-    default:
-      return ObserveMemory(call);
-  }
-}
-
-absl::StatusOr<Controller::Plan> Controller::ObserveMemory(Call& call) {
-  const Operation operation = call.endpoint->operation;
-  {
-    base::MutexLock lock(&mutex_);
-    const Json& config = config_.json();
-    if (operation == Operation::kGetVmConfig) {
-      return Plan{OkJson(config_.Shown()), {}};
-    }
-    if (operation == Operation::kGetMachineConfig) {
-      return Plan{OkJson(config["machine-config"]), {}};
-    }
-    if (operation == Operation::kGetPolicy) {
-      return Plan{OkJson(config_.Policy()), {}};
-    }
-    if (operation == Operation::kGetBalloon) {
-      if (config.contains("balloon"))
-        return Plan{OkJson(config["balloon"]), {}};
-      return absl::NotFoundError("there is no balloon");
-    }
-    if (operation == Operation::kGetMeasurement) {
-      return Plan{{}, [this, config = Json(config)] {
-                    auto text = machine_->Measurement(config);
-                    return text.ok() ? OkText(*text, "application/json")
-                                     : Refusal(text.status());
-                  }};
-    }
-  }
-  const memory::PageStateMap* states = machine_->states();
-  if (states == nullptr) return NotStarted();
-  if (operation == Operation::kGetConversions) {
-    return Plan{{}, [this] {
-                  machine_->LookAtMemory();
-                  const MachineStats stats = machine_->Stats();
-                  return stats.conversions.has_value()
-                             ? OkJson(ConversionsJson(*stats.conversions))
-                             : Refusal(absl::FailedPreconditionError(
-                                   "this guest has no private memory"));
-                }};
-  }
-  if (operation == Operation::kGetAttributes) {
-    const uint64_t gpa = call.arguments.value("gpa", uint64_t{0});
-    const uint64_t end = memory::PageStateMap::kEndAddress;
-    ASSIGN_OR_RETURN(
-        GuestRange range,
-        PageRangeOf(gpa, call.arguments.value(
-                             "len", gpa < end ? end - gpa : uint64_t{0})));
-    return Plan{OkJson(AttributesJson(*states, range)), {}};
-  }
-  const size_t cells = call.arguments.value("cells", size_t{64});
-  return Plan{
-      {},
-      [this, states, operation, cells,
-       content = std::string(call.endpoint->content)] {
-        if (operation == Operation::kGetMap) {
-          return OkJson(MapJson(BuildMap(*states, machine_->Windows(), cells)));
-        }
-        return OkText(
-            MapSvg(BuildMap(*states, machine_->Windows(), kSvgCells),
-                   absl::StrCat(options_.id, ": guest-physical memory, ",
-                                machine_->Backend())),
-            content);
-      }};
-}
-
-Json Controller::ConfidentialJson() {
-  const std::string backend = machine_->Backend();
-  base::MutexLock lock(&mutex_);
-  Json json = config_.Confidential();
-  if (!backend.empty()) json["backend"] = backend;
-  return json;
-}
-
 absl::Status Controller::Configure(Call& call) {
-  // What takes effect at once comes first: if it fails nothing is noted.
-  if (call.endpoint->operation == Operation::kPutMetrics) {
-    RETURN_IF_ERROR(metrics_.Open(call.arguments));
-  }
-  if (call.endpoint->operation == Operation::kPutLogger &&
-      options_.configure_log) {
-    RETURN_IF_ERROR(options_.configure_log(call.arguments));
-  }
   base::MutexLock lock(&mutex_);
   if (state_ != State::kNotStarted || changing_) {
     return absl::FailedPreconditionError(
         "only allowed before the VM is started");
   }
+  return config_.Apply(*call.endpoint, call.id, std::move(call.arguments));
+}
+
+// On the worker, for a request that came before the start. One that came later
+// waits behind it, so the state need not be looked at again: what is open by
+// then would have to be taken back.
+absl::Status Controller::OpenFiles(Call& call) {
+  // What takes effect at once comes first: if it fails nothing is noted.
+  if (call.endpoint->operation == Operation::kPutMetrics) {
+    RETURN_IF_ERROR(metrics_.Open(call.arguments));
+  } else if (options_.configure_log) {
+    RETURN_IF_ERROR(options_.configure_log(call.arguments));
+  }
+  return Note(call);
+}
+
+absl::Status Controller::Note(Call& call) {
+  base::MutexLock lock(&mutex_);
   return config_.Apply(*call.endpoint, call.id, std::move(call.arguments));
 }
 
@@ -277,7 +157,7 @@ absl::StatusOr<Controller::Plan> Controller::Action(const std::string& action) {
   }
   {
     base::MutexLock lock(&mutex_);
-    if (state_ == State::kNotStarted) return NotStarted();
+    if (state_ == State::kNotStarted) return NotStartedError();
     if (state_ == State::kEnded) {
       return Ended();
     }
@@ -302,7 +182,9 @@ absl::StatusOr<Controller::Plan> Controller::BeginStart() {
   }
   RETURN_IF_ERROR(config_.CheckStart());
   changing_ = true;
-  return Plan{{}, [this] { return NoContentOr(RunStart()); }};
+  return Plan{{},
+              [this] { return NoContentOr(RunStart()); },
+              [this] { CancelChange(); }};
 }
 
 absl::Status Controller::RunStart() {
@@ -337,7 +219,14 @@ absl::StatusOr<Controller::Plan> Controller::BeginChange(bool pause) {
   // As wanted already.
   if ((state_ == State::kPaused) == pause) return Plan();
   changing_ = true;
-  return Plan{{}, [this, pause] { return NoContentOr(RunChange(pause)); }};
+  return Plan{{},
+              [this, pause] { return NoContentOr(RunChange(pause)); },
+              [this] { CancelChange(); }};
+}
+
+void Controller::CancelChange() {
+  base::MutexLock lock(&mutex_);
+  changing_ = false;
 }
 
 absl::Status Controller::RunChange(bool pause) {
@@ -390,23 +279,31 @@ bool Controller::Started() {
   return state_ != State::kNotStarted;
 }
 
+bool Controller::StartBegun() {
+  base::MutexLock lock(&mutex_);
+  return state_ != State::kNotStarted || changing_;
+}
+
 absl::StatusOr<Json> Controller::ChangedPolicy(const Json& change) {
   base::MutexLock lock(&mutex_);
   if (state_ == State::kEnded) return Ended();
   return config_.ChangedPolicy(change);
 }
 
-Controller::Plan Controller::UpdatePolicy(Json change) {
-  return Plan{{}, [this, change = std::move(change)] {
-                absl::StatusOr<Json> policy = ChangedPolicy(change);
-                if (!policy.ok()) return Refusal(policy.status());
-                const absl::Status status = machine_->SetPolicy(*policy);
-                if (status.ok()) {
-                  base::MutexLock lock(&mutex_);
-                  config_.NotePolicy(*std::move(policy));
-                }
-                return NoContentOr(status);
-              }};
+Controller::Plan Controller::UpdatePolicy(Call& call) {
+  auto shared = std::make_shared<Call>(std::move(call));
+  return Plan{{}, [this, shared] { return NoContentOr(ApplyPolicy(*shared)); }};
+}
+
+absl::Status Controller::ApplyPolicy(Call& call) {
+  // The start that was under way when the request came has failed: one that
+  // waits behind this finds the policy.
+  if (!Started()) return Note(call);
+  ASSIGN_OR_RETURN(Json policy, ChangedPolicy(call.arguments));
+  RETURN_IF_ERROR(machine_->SetPolicy(policy));
+  base::MutexLock lock(&mutex_);
+  config_.NotePolicy(std::move(policy));
+  return absl::OkStatus();
 }
 
 absl::Status Controller::LoadConfig(absl::string_view text) {

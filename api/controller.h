@@ -49,9 +49,10 @@ class Controller {
   // Serves one request.
   void Handle(const HttpRequest& request, HttpReply reply);
 
-  // Reads a --config-file, before the start.
+  // Reads a --config-file, before the start and before any request.
   absl::Status LoadConfig(absl::string_view text);
-  // InstanceStart without a client; waits until it is done.
+  // InstanceStart without a client, before any request; waits until it is
+  // done.
   absl::Status Start();
   // The machine runs already, started by somebody else with the configuration
   // that was loaded.
@@ -73,28 +74,35 @@ class Controller {
 
   // A checked request: its endpoint, the id of the path, the body or query.
   struct Call;
-  // What serves it: at once, or (the task) on the worker.
+  // What serves it: at once, or (the task) on the worker. If the worker does
+  // not take the task, `cancel` undoes what the plan has reserved.
   struct Plan {
     HttpResponse response;
     Task task;
+    std::function<void()> cancel = nullptr;
   };
   absl::StatusOr<Call> Parse(const HttpRequest& request);
   absl::StatusOr<Plan> Serve(Call& call);
   absl::StatusOr<Plan> Observe(Call& call);
   absl::StatusOr<Plan> ObserveMemory(Call& call);
   absl::Status Configure(Call& call);
+  absl::Status OpenFiles(Call& call);
+  absl::Status Note(Call& call);
   absl::StatusOr<Plan> Action(const std::string& action);
   absl::StatusOr<Plan> BeginStart();
   absl::StatusOr<Plan> BeginChange(bool pause);
   absl::StatusOr<Plan> Convert(const Json& arguments);
   Plan Update(DeviceKind kind, Call& call);
-  Plan UpdatePolicy(Json change);
+  Plan UpdatePolicy(Call& call);
+  absl::Status ApplyPolicy(Call& call);
   absl::StatusOr<Json> ChangedPolicy(const Json& change);
 
   bool Started();
+  bool StartBegun();
   absl::Status CheckState(const Endpoint& endpoint);
   absl::Status RunStart();
   absl::Status RunChange(bool pause);
+  void CancelChange();
   Json ConfidentialJson();
   MetricsSnapshot Snapshot();
   absl::Status WriteMetrics();

@@ -3,11 +3,8 @@
 
 #include <unistd.h>
 
-#include <chrono>
 #include <fstream>
-#include <future>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -16,7 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "cloister/api/fake_machine.h"
+#include "cloister/api/controller_fixture.h"
 #include "cloister/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -26,80 +23,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-constexpr char kBoot[] = "{\"kernel_image_path\":\"/k\"}";
-constexpr char kStart[] = "{\"action_type\":\"InstanceStart\"}";
-
-class ControllerTest : public ::testing::Test {
- protected:
-  ControllerTest() {
-    ControllerOptions options;
-    options.id = "vm7";
-    options.version = "1.2.3";
-    options.capabilities = [this] {
-      ++capability_calls_;
-      return std::string("{\"kvm\":{}}");
-    };
-    options.configure_log = [this](const Json& logger) {
-      logger_ = JsonText(logger);
-      return log_status_;
-    };
-    controller_ = std::make_unique<Controller>(&machine_, &events_, &counters_,
-                                               std::move(options));
-  }
-
-  std::future<HttpResponse> Begin(const std::string& method,
-                                  const std::string& target,
-                                  const std::string& body = "") {
-    auto promise = std::make_shared<std::promise<HttpResponse>>();
-    controller_->Handle({method, target, body},
-                        [promise](HttpResponse response) {
-                          promise->set_value(std::move(response));
-                        });
-    return promise->get_future();
-  }
-  HttpResponse Send(const std::string& method, const std::string& target,
-                    const std::string& body = "") {
-    std::future<HttpResponse> answer = Begin(method, target, body);
-    if (answer.wait_for(std::chrono::seconds(30)) !=
-        std::future_status::ready) {
-      ADD_FAILURE() << "no answer: " << method << " " << target;
-      return {};
-    }
-    return answer.get();
-  }
-  Json Get(const std::string& target) {
-    HttpResponse response = Send("GET", target);
-    EXPECT_EQ(response.status, 200) << response.body;
-    return Json::parse(response.body, nullptr, false);
-  }
-  // The fault_message of a request that must be refused.
-  std::string Fault(const std::string& method, const std::string& target,
-                    const std::string& body = "") {
-    HttpResponse response = Send(method, target, body);
-    EXPECT_EQ(response.status, 400) << target << " " << response.body;
-    const Json json = Json::parse(response.body, nullptr, false);
-    return json.is_object() ? json.value("fault_message", "none") : "no JSON";
-  }
-  void Done(const std::string& method, const std::string& target,
-            const std::string& body) {
-    HttpResponse response = Send(method, target, body);
-    EXPECT_EQ(response.status, 204) << target << " " << response.body;
-    EXPECT_EQ(response.body, "");
-  }
-  void StartVm() {
-    Done("PUT", "/boot-source", kBoot);
-    Done("PUT", "/actions", kStart);
-  }
-
-  FakeMachine machine_;
-  EventHub events_;
-  ApiCounters counters_;
-  std::string logger_;
-  absl::Status log_status_;
-  int capability_calls_ = 0;
-  std::unique_ptr<Controller> controller_;
-};
 
 TEST_F(ControllerTest, AnswersAtOnceWhatPollersAsk) {
   EXPECT_EQ(Get("/"), Json({{"app_name", "Cloister"},
@@ -186,38 +109,6 @@ TEST_F(ControllerTest, AbsentEndpointsSaySo) {
                       std::string(endpoint.path), "{\"any\":\"thing\"}"),
                 HasSubstr("not supported"));
   }
-}
-
-TEST_F(ControllerTest, SlowRequestsDoNotHoldUpOthers) {
-  Done("PUT", "/boot-source", kBoot);
-  std::promise<void> entered, leave;
-  machine_.hook = [&](absl::string_view call) {
-    if (call == "start") {
-      entered.set_value();
-      leave.get_future().wait();
-    }
-    return absl::OkStatus();
-  };
-  std::future<HttpResponse> start = Begin("PUT", "/actions", kStart);
-  entered.get_future().wait();
-  EXPECT_EQ(Get("/")["state"], "Not started");
-  EXPECT_THAT(Fault("PUT", "/actions", kStart), HasSubstr("being started"));
-  EXPECT_THAT(Fault("PUT", "/boot-source", kBoot), HasSubstr("being started"));
-  EXPECT_NE(start.wait_for(std::chrono::seconds(0)), std::future_status::ready);
-  leave.set_value();
-  EXPECT_EQ(start.get().status, 204);
-  EXPECT_EQ(Get("/")["state"], "Running");
-}
-
-TEST_F(ControllerTest, AFailedStartCanBeTriedAgain) {
-  Done("PUT", "/boot-source", kBoot);
-  machine_.hook = [](absl::string_view) {
-    return absl::NotFoundError("/k: No such file");
-  };
-  EXPECT_EQ(Fault("PUT", "/actions", kStart), "/k: No such file");
-  EXPECT_EQ(Get("/")["state"], "Not started");
-  machine_.hook = nullptr;
-  Done("PUT", "/actions", kStart);
 }
 
 TEST_F(ControllerTest, ConvertsOnlyWhatTheHostOwns) {

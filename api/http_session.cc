@@ -50,9 +50,11 @@ void HttpSession::ReadRequest() {
   parser_->body_limit(host_->body_limit);
   timed_out_ = false;
   SetDeadline(host_->idle, [](HttpSession& session) {
-    // What is pending ends with an error, and its handler sees this.
+    // What is pending ends with an error, and its handler sees this. A read
+    // that is done already cannot be cancelled; those after it find the end.
     session.timed_out_ = true;
     ErrorCode ignored;
+    session.socket_.shutdown(Socket::shutdown_receive, ignored);
     session.socket_.cancel(ignored);
   });
   http::async_read_header(
@@ -101,7 +103,7 @@ void HttpSession::OnHeader(ErrorCode error, size_t size) {
   if (!error && size > host_->header_limit) {
     error = http::error::header_limit;
   }
-  if (error) return OnReadError(error);
+  if (error || timed_out_) return OnReadError(error);
   if (!token_.empty() && !Authorized()) {
     // Without reading a body from somebody unknown.
     return Refuse(401, "the bearer token is missing or wrong");
@@ -133,7 +135,10 @@ bool HttpSession::Authorized() const {
 void HttpSession::ReadBody() {
   http::async_read(socket_, buffer_, *parser_,
                    [self = shared_from_this()](ErrorCode error, size_t) {
-                     error ? self->OnReadError(error) : self->OnRequest();
+                     if (error || self->timed_out_) {
+                       return self->OnReadError(error);
+                     }
+                     self->OnRequest();
                    });
 }
 

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -86,6 +88,62 @@ TEST(MetricsTargetTest, IsDueOnceAMinute) {
   EXPECT_TRUE(target.IsDue(now + std::chrono::seconds(61)));
   EXPECT_FALSE(target.IsDue(now + std::chrono::seconds(62)));
   EXPECT_TRUE(target.IsDue(now + std::chrono::seconds(121)));
+}
+
+// As a file of a server that is away.
+class StalledFile {
+ public:
+  size_t Wait(size_t result) {
+    entered_.set_value();
+    leave_.get_future().wait();
+    return result;
+  }
+  void AwaitEntered() { entered_.get_future().wait(); }
+  void Leave() { leave_.set_value(); }
+
+ private:
+  std::promise<void> entered_, leave_;
+};
+
+TEST(MetricsTargetTest, NobodyWaitsForAFileBeingOpenedOrWritten) {
+  StalledFile opening, writing;
+  MetricsTarget target(
+      [&](const std::string&) -> absl::StatusOr<MetricsTarget::Append> {
+        opening.Wait(0);
+        return [&](absl::string_view text) {
+          return text.empty() ? 0 : writing.Wait(text.size());
+        };
+      });
+  ApiCounters counters;
+  MetricsSnapshot snapshot;
+  snapshot.api = &counters;
+  // Not this test's thread, which lets the file go on.
+  auto ask = [&] {
+    auto asked = std::async(std::launch::async, [&] {
+      const auto now = std::chrono::steady_clock::now();
+      return std::make_pair(target.is_open(),
+                            target.IsDue(now + std::chrono::hours(1)));
+    });
+    return asked;
+  };
+  constexpr std::chrono::seconds kLong(30);
+  auto open = std::async(std::launch::async, [&] {
+    return target.Open({{"metrics_path", "m"}});
+  });
+  opening.AwaitEntered();
+  auto during_open = ask();
+  EXPECT_EQ(during_open.wait_for(kLong), std::future_status::ready);
+  opening.Leave();
+  EXPECT_OK(open.get());
+  EXPECT_EQ(during_open.get(), std::make_pair(false, false));
+  auto write =
+      std::async(std::launch::async, [&] { return target.Write(snapshot); });
+  writing.AwaitEntered();
+  auto during_write = ask();
+  EXPECT_EQ(during_write.wait_for(kLong), std::future_status::ready);
+  writing.Leave();
+  EXPECT_OK(write.get());
+  EXPECT_EQ(during_write.get(), std::make_pair(true, true));
 }
 
 // Lines longer than PIPE_BUF may be taken in part (pipe(7)).

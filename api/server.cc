@@ -16,7 +16,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <cerrno>
-#include <set>
+#include <map>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -62,7 +62,10 @@ class Server::Impl {
     host_.handler = std::move(handler);
     host_.counters = counters;
     host_.on_close = [this](const std::shared_ptr<HttpSession>& session) {
-      sessions_.erase(session);
+      auto found = sessions_.find(session);
+      if (found == sessions_.end()) return;
+      --found->second->sessions;
+      sessions_.erase(found);
     };
   }
 
@@ -77,6 +80,7 @@ class Server::Impl {
     asio::posix::stream_descriptor descriptor;
     asio::steady_timer pause;
     std::string token;
+    size_t sessions = 0;  // the open ones
   };
 
   void Accept(Listener* listener);
@@ -87,9 +91,9 @@ class Server::Impl {
   const size_t max_connections_;
   const std::function<void()> on_tick_;
   ApiCounters* const counters_;
-  // The open ones. The server's thread only. Outlives the context, whose
-  // pending operations hold sessions, too.
-  std::set<std::shared_ptr<HttpSession>> sessions_;
+  // The open ones, and where they came from. The server's thread only. Outlives
+  // the context, whose pending operations hold sessions, too.
+  std::map<std::shared_ptr<HttpSession>, Listener*> sessions_;
   HttpSessionHost host_;
   asio::steady_timer tick_{host_.context};
   asio::steady_timer grace_{host_.context};
@@ -129,7 +133,7 @@ void Server::Impl::AcceptOne(Listener* listener) {
   }
   base::UniqueFd owned(fd);
   ++counters_->connections;
-  if (sessions_.size() >= max_connections_) {
+  if (listener->sessions >= max_connections_) {
     ++counters_->connections_refused;
     // A new connection has room for it.
     const std::string answer = TooMany();
@@ -145,7 +149,8 @@ void Server::Impl::AcceptOne(Listener* listener) {
     (void)owned.release();  // the socket's now
     auto session = std::make_shared<HttpSession>(&host_, std::move(socket),
                                                  listener->token);
-    sessions_.insert(session);
+    sessions_.emplace(session, listener);
+    ++listener->sessions;
     session->ReadRequest();
   }
   Accept(listener);
@@ -183,8 +188,8 @@ void Server::Impl::Close() {
     listener->pause.cancel();
     listener->descriptor.close(ignored);
   }
-  const std::set<std::shared_ptr<HttpSession>> sessions = sessions_;
-  for (const auto& session : sessions) session->Wind();
+  const auto sessions = sessions_;
+  for (const auto& [session, listener] : sessions) session->Wind();
   grace_.expires_after(Milliseconds(0));
   const auto end = std::chrono::steady_clock::now() + kGrace;
   auto look = std::make_shared<std::function<void(const ErrorCode&)>>();

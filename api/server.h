@@ -18,7 +18,7 @@
 namespace cloister::api {
 
 struct ServerOptions {
-  size_t max_connections = 64;       // one more is answered 503
+  size_t max_connections = 64;       // of a listener; one more is answered 503
   uint32_t header_limit = 16 << 10;  // bytes of a request's head; else 431
   uint64_t body_limit = 51200;       // bytes of its body; else 413
   // For a whole request to arrive, and for its answer to be taken; a

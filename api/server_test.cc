@@ -1,29 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/api/server.h"
 
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
-#include <cstring>
-#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
-#include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/api/client.h"
 #include "cloister/api/http_session.h"
-#include "cloister/api/socket_file.h"
+#include "cloister/api/server_fixture.h"
 #include "cloister/base/status_matchers.h"
-#include "cloister/base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -32,133 +22,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-// A client that may say anything.
-class Raw {
- public:
-  explicit Raw(const std::string& path)
-      : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.data(), path.size());
-    connected_ = ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&address),
-                           sizeof(address)) == 0;
-  }
-  bool connected() const { return connected_; }
-  // False if the server has closed.
-  bool Send(const std::string& text) {
-    size_t at = 0;
-    while (at < text.size()) {
-      const ssize_t sent =
-          ::send(fd_.get(), text.data() + at, text.size() - at, MSG_NOSIGNAL);
-      if (sent <= 0) return false;
-      at += static_cast<size_t>(sent);
-    }
-    return true;
-  }
-  void FinishSending() { ::shutdown(fd_.get(), SHUT_WR); }
-  // Reads until `text` has come, or the end, or ten seconds have passed.
-  std::string ReadUntil(const std::string& text) {
-    while (!absl::StrContains(seen_, text) && ReadSome()) {
-    }
-    return seen_;
-  }
-  // Reads to the end.
-  std::string ReadAll() {
-    while (ReadSome()) {
-    }
-    return seen_;
-  }
-  bool closed() const { return closed_; }
-  void Forget() { seen_.clear(); }
-  int fd() const { return fd_.get(); }
-
- private:
-  bool ReadSome() {
-    pollfd ready = {fd_.get(), POLLIN, 0};
-    if (::poll(&ready, 1, 10000) <= 0) return false;
-    char part[4096];
-    const ssize_t size = ::recv(fd_.get(), part, sizeof(part), 0);
-    if (size <= 0) {
-      closed_ = true;
-      return false;
-    }
-    seen_.append(part, static_cast<size_t>(size));
-    return true;
-  }
-  base::UniqueFd fd_;
-  bool connected_ = false;
-  bool closed_ = false;
-  std::string seen_;
-};
-
-class ServerTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    // Bazel's own folder is longer than a socket's name may be.
-    char name[] = "/tmp/api-test-XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    folder_ = name;
-    path_ = folder_ + "/s";
-  }
-  void TearDown() override {
-    server_.reset();
-    socket_.reset();
-    // Nothing is left in it.
-    EXPECT_EQ(::rmdir(folder_.c_str()), 0);
-  }
-  void Serve(ServerOptions options, const std::string& token = "") {
-    ASSERT_OK_AND_ASSIGN(socket_, SocketFile::Create(path_));
-    ASSERT_OK_AND_ASSIGN(
-        server_, Server::Create(
-                     options,
-                     [this](const HttpRequest& request, HttpReply reply) {
-                       Handle(request, std::move(reply));
-                     },
-                     &counters_));
-    ASSERT_OK(server_->AddListener(socket_->fd(), token));
-    ASSERT_OK(server_->Start());
-  }
-  // Echoes; "/slow" answers from another thread when it is told to, "/never"
-  // does not; "/events" streams.
-  void Handle(const HttpRequest& request, HttpReply reply) {
-    if (request.target == "/never") {
-      late_ = std::move(reply);
-      entered_.set_value();
-      return;
-    }
-    HttpResponse response;
-    if (request.target == "/events") response.events = &hub_;
-    if (request.target != "/nothing") {
-      response.status = 200;
-      response.body = absl::StrCat(request.method, " ", request.target, " ",
-                                   request.body.size());
-    }
-    reply(std::move(response));
-  }
-  std::string Get(const std::string& target) {
-    return absl::StrCat("GET ", target, " HTTP/1.1\r\nHost: x\r\n\r\n");
-  }
-  std::string Put(const std::string& body, const std::string& more = "") {
-    return absl::StrCat("PUT /p HTTP/1.1\r\nHost: x\r\n", more,
-                        "Content-Length: ", body.size(), "\r\n\r\n", body);
-  }
-  // The whole header, of exactly `size` bytes.
-  std::string GetOfSize(size_t size) {
-    const std::string head = "GET / HTTP/1.1\r\nHost: x\r\nX: ";
-    return absl::StrCat(head, std::string(size - head.size() - 4, 'x'),
-                        "\r\n\r\n");
-  }
-
-  EventHub hub_;
-  ApiCounters counters_;
-  HttpReply late_;
-  std::promise<void> entered_;
-  std::string folder_;
-  std::string path_;
-  std::unique_ptr<SocketFile> socket_;
-  std::unique_ptr<Server> server_;
-};
 
 TEST_F(ServerTest, KeepsConnectionsAlive) {
   Serve({});
@@ -203,95 +66,6 @@ TEST_F(ServerTest, AnswersPipelinedRequestsInOrder) {
   }
 }
 
-TEST_F(ServerTest, HeadersUpToTheLimit) {
-  ServerOptions options;
-  options.header_limit = 16 << 10;
-  Serve(options);
-  {
-    Raw raw(path_);
-    raw.Send(GetOfSize(16 << 10));
-    EXPECT_THAT(raw.ReadUntil("GET / 0"), StartsWith("HTTP/1.1 200"));
-  }
-  Raw raw(path_);
-  raw.Send(GetOfSize((16 << 10) + 1));
-  EXPECT_THAT(raw.ReadAll(), StartsWith("HTTP/1.1 431"));
-  EXPECT_TRUE(raw.closed());
-  EXPECT_EQ(counters_.bad_requests.load(), 1u);
-}
-
-TEST_F(ServerTest, BodiesUpToTheLimit) {
-  Serve({});
-  {
-    Raw raw(path_);
-    raw.Send(Put(std::string(51200, 'b')));
-    EXPECT_THAT(raw.ReadUntil("PUT /p 51200"), StartsWith("HTTP/1.1 200"));
-  }
-  Raw raw(path_);
-  raw.Send(Put(std::string(51201, 'b')));
-  EXPECT_THAT(raw.ReadAll(), StartsWith("HTTP/1.1 413"));
-  // Chunked, without a length to look at.
-  for (size_t size : {51200, 51201}) {
-    Raw chunked(path_);
-    chunked.Send(absl::StrCat(
-        "PUT /c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        "Transfer-Encoding: chunked\r\n\r\n",
-        absl::Hex(size), "\r\n", std::string(size, 'b'), "\r\n0\r\n\r\n"));
-    EXPECT_THAT(chunked.ReadAll(),
-                StartsWith(size == 51200 ? "HTTP/1.1 200" : "HTTP/1.1 413"));
-  }
-}
-
-TEST_F(ServerTest, ConnectionsUpToTheLimit) {
-  ServerOptions options;
-  options.max_connections = 64;
-  options.idle = std::chrono::seconds(60);
-  Serve(options);
-  std::vector<std::unique_ptr<Raw>> clients;
-  for (int i = 0; i < 64; ++i) {
-    clients.push_back(std::make_unique<Raw>(path_));
-    clients.back()->Send(Get("/a"));
-    EXPECT_THAT(clients.back()->ReadUntil("GET /a 0"), HasSubstr("200"));
-  }
-  Raw extra(path_);
-  EXPECT_THAT(extra.ReadAll(), StartsWith("HTTP/1.1 503"));
-  EXPECT_TRUE(extra.closed());
-  EXPECT_EQ(counters_.connections_refused.load(), 1u);
-  // The others are as they were, and one that leaves makes room.
-  clients[7]->Forget();
-  clients[7]->Send(Get("/b"));
-  EXPECT_THAT(clients[7]->ReadUntil("GET /b 0"), HasSubstr("200"));
-  clients[9]->FinishSending();
-  clients[9]->ReadAll();
-  Raw next(path_);
-  next.Send(Get("/c"));
-  EXPECT_THAT(next.ReadUntil("GET /c 0"), HasSubstr("200"));
-}
-
-TEST_F(ServerTest, IdleAndSlowClientsAreSentAway) {
-  ServerOptions options;
-  options.idle = std::chrono::milliseconds(200);
-  Serve(options);
-  Raw silent(path_);
-  Raw slow(path_);
-  // One byte after the other is not enough to stay.
-  const auto start = std::chrono::steady_clock::now();
-  bool open = true;
-  for (const char c : Get("/" + std::string(4000, 's'))) {
-    open = slow.Send(std::string(1, c));
-    pollfd ready = {slow.fd(), POLLIN, 0};
-    if (!open || ::poll(&ready, 1, 20) > 0) break;
-  }
-  EXPECT_THAT(slow.ReadAll(), StartsWith("HTTP/1.1 408"));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
-  EXPECT_EQ(silent.ReadAll(), "");
-  EXPECT_TRUE(silent.closed());
-  // A body that stops coming.
-  Raw half(path_);
-  half.Send("PUT /p HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
-  EXPECT_THAT(half.ReadAll(), StartsWith("HTTP/1.1 408"));
-  EXPECT_GE(counters_.timeouts.load(), 3u);
-}
-
 TEST_F(ServerTest, RefusesWhatIsNotHttp) {
   Serve({});
   for (const std::string text :
@@ -325,21 +99,6 @@ TEST_F(ServerTest, ContinuesWhereAsked) {
   EXPECT_THAT(raw.ReadUntil("\r\n\r\n"), StartsWith("HTTP/1.1 100 Continue"));
   raw.Send("12345");
   EXPECT_THAT(raw.ReadUntil("PUT /p 5"), HasSubstr("HTTP/1.1 200"));
-}
-
-TEST_F(ServerTest, AnswersLateRequestsItself) {
-  ServerOptions options;
-  options.answer = std::chrono::milliseconds(100);
-  Serve(options);
-  Raw raw(path_);
-  raw.Send(Get("/never"));
-  entered_.get_future().wait();
-  // Others are served meanwhile.
-  Raw other(path_);
-  other.Send(Get("/o"));
-  EXPECT_THAT(other.ReadUntil("GET /o 0"), HasSubstr("200"));
-  EXPECT_THAT(raw.ReadAll(), StartsWith("HTTP/1.1 503"));
-  late_({});
 }
 
 TEST_F(ServerTest, TokenIsAskedFor) {
