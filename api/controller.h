@@ -49,7 +49,7 @@ class Controller {
   // Serves one request.
   void Handle(const HttpRequest& request, HttpReply reply);
 
-  // Reads a --config-file, before the start and before any request.
+  // Reads a --config-file, before the start.
   absl::Status LoadConfig(absl::string_view text);
   // InstanceStart without a client, before any request; waits until it is
   // done.
