@@ -197,8 +197,12 @@ absl::Status VmBuilder::CreateVm() {
   ram.ram = plan_->all_ram;
   ram.aliased_end = kind_ == BackendKind::kOff ? 0 : kLowMemoryEnd;
   ram.huge_pages = config_.memory.huge_pages;
-  ASSIGN_OR_RETURN(vm_->backend_vm_,
+  ASSIGN_OR_RETURN(confidential::BackendVm backend_vm,
                    confidential::CreateBackendVm(*system_, kind_, ram, c_bit_));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->backend_vm_ = std::move(backend_vm);
+  }
   const kvm::Vm& vm = kvm_vm();
   RETURN_IF_ERROR(vm.SetTssAddress(GuestAddress(kTssAddress)));
   RETURN_IF_ERROR(vm.SetIdentityMapAddress(GuestAddress(kIdentityMapAddress)));
@@ -216,10 +220,15 @@ absl::Status VmBuilder::CreateVm() {
 }
 
 absl::Status VmBuilder::CreateMemoryStates() {
-  vm_->states_ = std::make_unique<memory::PageStateMap>();
-  ASSIGN_OR_RETURN(vm_->view_,
-                   memory::SharedView::Create(vm_->backend_vm_.memory.get(),
-                                              vm_->states_.get()));
+  auto states = std::make_unique<memory::PageStateMap>();
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<memory::SharedView> view,
+      memory::SharedView::Create(vm_->backend_vm_.memory.get(), states.get()));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->states_ = std::move(states);
+    vm_->view_ = std::move(view);
+  }
   if (kind_ == BackendKind::kOff) {
     for (const GuestRange& range : plan_->ram) {
       RETURN_IF_ERROR(vm_->states_->Set(range, PageState::kShared));
@@ -234,10 +243,14 @@ absl::Status VmBuilder::CreateMemoryStates() {
   };
   options.on_thread_start = OnThreadStart(ThreadKind::kConversion);
   options.on_held = [vm = vm_] { vm->NoteHalt(); };
-  ASSIGN_OR_RETURN(vm_->broker_,
+  ASSIGN_OR_RETURN(std::unique_ptr<memory::ConversionBroker> broker,
                    memory::ConversionBroker::Create(
                        vm_->states_.get(), vm_->backend_vm_.backend.get(),
                        vm_->view_.get(), std::move(options)));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->broker_ = std::move(broker);
+  }
   for (const memory::MemoryRegion& region :
        vm_->backend_vm_.memory->regions()) {
     RETURN_IF_ERROR(Declare(region.range()));
@@ -297,13 +310,15 @@ absl::Status VmBuilder::CreateDevices() {
                             : vm_->platform_->mmio();
     RETURN_IF_ERROR(bus.Insert(extra.start, extra.size, extra.device));
   }
-  vm_->router_ = std::make_unique<ExitRouter>(
+  auto router = std::make_unique<ExitRouter>(
       ExitRouter::Parts{.pio = &vm_->platform_->pio(),
                         .mmio = &vm_->platform_->mmio(),
                         .states = vm_->states_.get(),
                         .broker = vm_->broker_.get(),
                         .backend = vm_->backend_vm_.backend.get(),
                         .log = hooks_.log});
+  base::MutexLock lock(&vm_->parts_mutex_);
+  vm_->router_ = std::move(router);
   return absl::OkStatus();
 }
 
@@ -337,7 +352,8 @@ absl::Status VmBuilder::PrepareShim() {
         "relaunch: the files give launch digest ",
         shim::DigestHex(shim_->digest), " now, not that of the first launch"));
   }
-  vm_->digest_ = shim_->digest;
+  // Not again: others may read it.
+  if (!vm_->digest_.has_value()) vm_->digest_ = shim_->digest;
   for (const shim::Placement& placement : shim_->placements) {
     launch_.pages.push_back(LaunchPages{placement.gpa, placement.bytes});
   }

@@ -80,6 +80,7 @@ class MicroVm {
   MicroVm& operator=(const MicroVm&) = delete;
 
   // Starts every vCPU's thread. ResourceExhausted if the host gives no more.
+  // After an error the VM has ended.
   absl::Status Start();
 
   // Pause returns once no vCPU runs guest code; Resume lets them go on. Pauses
@@ -96,7 +97,9 @@ class MicroVm {
 
   // Ends the run as kStopped, if nothing else did. Does not wait.
   void Stop();
-  // Waits for the end of the run, and of every thread of the VM.
+  // Waits for the end of the run, and of every thread of the VM. While a
+  // Relaunch makes the VM anew, its last run is the one that has ended. Not
+  // from a callback.
   VmEnd Wait();
 
   // After the end of a run: makes the VM as it was when it was built and starts
@@ -155,6 +158,7 @@ class MicroVm {
   friend class MicroVmPeer;  // of the test
   explicit MicroVm(VmHooks hooks);
 
+  absl::Status StartVcpus() ABSL_EXCLUSIVE_LOCKS_REQUIRED(start_mutex_);
   PlatformEvents Events();
   void OnShimStatus(uint8_t status);
   void OnVerified();
@@ -186,12 +190,17 @@ class MicroVm {
   // Shared pages that the shim takes over, if it will not say so itself.
   std::vector<memory::GuestRange> staged_;
 
+  // Held from when a run has begun until its vCPUs' threads have, so that
+  // nobody waits for vCPUs that are yet to start. Taken before parts_mutex_.
+  base::Mutex start_mutex_;
   // Held while somebody uses the devices without parts_mutex_; taken before
   // it. They are not taken apart meanwhile.
   base::Mutex devices_mutex_;
-  // Held to use the parts below from other threads than the VM's, which do not
-  // live through an exchange of them.
+  // Held to exchange the parts below, and to use them from other threads than
+  // the VM's, which do not live through an exchange. Taken before mutex_.
   mutable base::Mutex parts_mutex_;
+  // The run that has ended has no parts any more, and no other one has begun.
+  bool between_runs_ ABSL_GUARDED_BY(parts_mutex_) = false;
   // In the order in which they refer to each other, destroyed in reverse.
   std::unique_ptr<memory::PageStateMap> states_;
   confidential::BackendVm backend_vm_;
@@ -204,7 +213,7 @@ class MicroVm {
 
   std::atomic<bool> verified_{false};
 
-  base::Mutex pause_mutex_;  // taken before parts_mutex_
+  base::Mutex pause_mutex_;  // taken before start_mutex_ and parts_mutex_
   int pauses_ ABSL_GUARDED_BY(pause_mutex_) = 0;
   base::Mutex halt_mutex_;  // nothing else is locked under it
   base::CondVar halted_;
@@ -214,7 +223,9 @@ class MicroVm {
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool relaunching_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;  // while relaunching
-  std::optional<VmEnd> end_ ABSL_GUARDED_BY(mutex_);
+  // Of the present run; the next one has another.
+  std::shared_ptr<std::optional<VmEnd>> end_ ABSL_GUARDED_BY(mutex_) =
+      std::make_shared<std::optional<VmEnd>>();
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
 };
 
