@@ -16,6 +16,7 @@
 #include "cloister/base/unique_fd.h"
 #include "cloister/boot/shim/layout.h"
 #include "cloister/confidential/backend_factory.h"
+#include "cloister/confidential/measurement.h"
 #include "cloister/kvm/system.h"
 #include "cloister/vcpu/boot_tables.h"
 #include "cloister/vcpu/cpuid.h"
@@ -338,8 +339,9 @@ absl::Status VmBuilder::PrepareLaunch() {
 absl::Status VmBuilder::CheckDigest() const {
   const std::string& expected = config_.confidential.expected_digest;
   if (expected.empty()) return absl::OkStatus();
+  const std::optional<shim::Digest> digest = vm_->digest();
   const std::string actual =
-      vm_->digest_.has_value() ? shim::DigestHex(*vm_->digest_) : "none";
+      digest.has_value() ? shim::DigestHex(*digest) : "none";
   if (absl::EqualsIgnoreCase(expected, actual)) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("expected_digest: the launch digest is ", actual));
@@ -347,13 +349,13 @@ absl::Status VmBuilder::CheckDigest() const {
 
 absl::Status VmBuilder::PrepareShim() {
   ASSIGN_OR_RETURN(shim_, shim::BuildShimLaunch(*plan_->shim));
-  if (vm_->digest_.has_value() && *vm_->digest_ != shim_->digest) {
+  if (!vm_->measurement_.has_value()) {
+    vm_->measurement_ = confidential::MeasureHandover(shim_->handover);
+  } else if (vm_->measurement_->digest != shim_->digest) {
     return absl::FailedPreconditionError(absl::StrCat(
         "relaunch: the files give launch digest ",
         shim::DigestHex(shim_->digest), " now, not that of the first launch"));
   }
-  // Not again: others may read it.
-  if (!vm_->digest_.has_value()) vm_->digest_ = shim_->digest;
   for (const shim::Placement& placement : shim_->placements) {
     launch_.pages.push_back(LaunchPages{placement.gpa, placement.bytes});
   }

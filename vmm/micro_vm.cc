@@ -294,6 +294,11 @@ confidential::BackendKind MicroVm::backend() const {
                                         : backend_vm_.backend->kind();
 }
 
+std::optional<shim::Digest> MicroVm::digest() const {
+  if (!measurement_.has_value()) return std::nullopt;
+  return measurement_->digest;
+}
+
 uint32_t MicroVm::cpus() const {
   return static_cast<uint32_t>(Runners().size());
 }
@@ -339,7 +344,7 @@ void MicroVm::OnVerified() {
 
 void MicroVm::OnShimStatus(uint8_t status) {
   // Once the kernel runs the port is any guest program's, and means nothing.
-  if (!digest_.has_value() || verified_.load()) return;
+  if (!measurement_.has_value() || verified_.load()) return;
   auto verdict = static_cast<shim::Status>(status);
   if (verdict == shim::Status::kVerified) {
     OnVerified();
@@ -365,7 +370,7 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
   }
   // A confidential guest's registers are its secrets; the status has the RIP.
   const std::string registers =
-      digest_.has_value() ? std::string() : end.registers;
+      measurement_.has_value() ? std::string() : end.registers;
   switch (end.kind) {
     case Kind::kPowerOff:
       return {VmEnd::Kind::kPowerOff, absl::OkStatus(), std::string()};

@@ -17,6 +17,7 @@
 #include "cloister/base/mutex.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/confidential/backend_vm.h"
+#include "cloister/confidential/measurement.h"
 #include "cloister/devices/bus.h"
 #include "cloister/devices/serial.h"
 #include "cloister/devices/virtio/console.h"
@@ -142,8 +143,12 @@ class MicroVm {
   void ConsoleWritable();
 
   confidential::BackendKind backend() const;
-  // The launch digest; nullopt for guests that are not confidential.
-  const std::optional<shim::Digest>& digest() const { return digest_; }
+  // What the guest was launched from, and the digest of that alone; nullopt for
+  // guests that are not confidential. The same for every launch.
+  const std::optional<confidential::MeasurementReport>& measurement() const {
+    return measurement_;
+  }
+  std::optional<shim::Digest> digest() const;
   // Null for guests that are not confidential. These three are others after a
   // Relaunch, and gone after one that failed.
   memory::ConversionBroker* broker() { return broker_.get(); }
@@ -186,7 +191,8 @@ class MicroVm {
   const VmHooks hooks_;
   // The builder's: fills the members below once more.
   std::function<absl::Status()> rebuild_;
-  std::optional<shim::Digest> digest_;
+  // Set once, while nobody else knows of the VM.
+  std::optional<confidential::MeasurementReport> measurement_;
   // Shared pages that the shim takes over, if it will not say so itself.
   std::vector<memory::GuestRange> staged_;
 
