@@ -32,6 +32,11 @@ absl::Status NotStarted() {
   return absl::FailedPreconditionError("the VM has not been started");
 }
 
+absl::Status NotConfidential() {
+  return absl::FailedPreconditionError(
+      "backend: off; only confidential guests have a launch digest");
+}
+
 CounterGroup ExitsOf(uint32_t cpu, const vcpu::ExitCounters::Snapshot& exits) {
   CounterGroup group{absl::StrCat(cpu), {}};
   for (size_t i = 0; i < vcpu::kExitKinds; ++i) {
@@ -208,19 +213,18 @@ absl::Status VmMachine::SetPolicy(const Json& policy) {
 }
 
 absl::StatusOr<std::string> VmMachine::Measurement(const Json& config) {
-  vmm::VmConfig vm_config;
-  if (vm() != nullptr) {
-    base::MutexLock lock(&mutex_);
-    vm_config = config_;
-  } else if (config.contains("boot-source")) {
-    ASSIGN_OR_RETURN(vm_config, VmConfigFromJson(config, options_.id));
-  } else {
+  if (const vmm::MicroVm* const machine = vm()) {
+    if (!machine->measurement().has_value()) return NotConfidential();
+    return confidential::MeasurementJson(*machine->measurement());
+  }
+  if (!config.contains("boot-source")) {
     return absl::FailedPreconditionError(
         "there is nothing to boot: PUT /boot-source first");
   }
+  ASSIGN_OR_RETURN(const vmm::VmConfig vm_config,
+                   VmConfigFromJson(config, options_.id));
   if (vm_config.confidential.backend == confidential::BackendChoice::kOff) {
-    return absl::FailedPreconditionError(
-        "backend: off; only confidential guests have a launch digest");
+    return NotConfidential();
   }
   ASSIGN_OR_RETURN(vmm::LaunchPlan plan,
                    vmm::PlanLaunch(vm_config, vmm::ConfidentialLaunch()));

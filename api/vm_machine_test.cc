@@ -10,6 +10,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -24,10 +25,15 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "cloister/api/config_store.h"
+#include "cloister/api/vm_config.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/boot/shim/launch.h"
+#include "cloister/confidential/backend_factory.h"
 #include "cloister/devices/bus.h"
+#include "cloister/kvm/system.h"
 #include "cloister/vcpu/kick_signal.h"
 #include "cloister/vmm/boot_timer.h"
+#include "cloister/vmm/builder.h"
 #include "cloister/vmm/micro_kernel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -322,6 +328,75 @@ TEST_F(VmMachineTest, MeasurementsAreOfConfidentialGuests) {
   config["boot-source"]["boot_args"] = "other";
   ASSERT_OK_AND_ASSIGN(const std::string other, machine_->Measurement(config));
   EXPECT_NE(first, other);
+  ASSERT_OK(machine_->Start(Config(vmm::MicroKernel::kPrint)));
+  EXPECT_THAT(machine_->Measurement(config).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("backend: off")));
+}
+
+class ConfidentialMachineTest : public VmMachineTest {
+ protected:
+  void SetUp() override {
+    VmMachineTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    ASSERT_OK_AND_ASSIGN(auto system, kvm::System::Open());
+    ASSERT_OK_AND_ASSIGN(auto facts, confidential::CollectHostFacts(system));
+    const std::string missing = confidential::MissingFor(
+        confidential::BackendKind::kEmulated, facts, /*hypercalls=*/false);
+    if (!missing.empty()) GTEST_SKIP() << "this host lacks " << missing;
+  }
+  Json ConfidentialConfig(vmm::MicroKernel kernel) {
+    Json config = Config(kernel);
+    config["confidential"]["backend"] = "emulated";
+    config["confidential"]["conversion_reports"] = "fault";
+    return config;
+  }
+  std::string Measured() {
+    absl::StatusOr<std::string> json = machine_->Measurement(Json::object());
+    EXPECT_OK(json);
+    return json.value_or("");
+  }
+};
+
+TEST_F(ConfidentialMachineTest, TheMeasurementIsThatOfTheLaunch) {
+  const Json config = ConfidentialConfig(vmm::MicroKernel::kFresh);
+  ASSERT_OK_AND_ASSIGN(const std::string planned,
+                       machine_->Measurement(config));
+  ASSERT_OK(machine_->Start(config));
+  vmm::MicroVm* const vm = machine_->vm();
+  ASSERT_TRUE(vm->digest().has_value());
+  EXPECT_THAT(planned, HasSubstr(shim::DigestHex(*vm->digest())));
+  EXPECT_EQ(Measured(), planned);
+
+  ASSERT_OK(vmm::WriteMicroKernel(vmm::MicroKernel::kOff, Path("kernel")));
+  EXPECT_EQ(Measured(), planned);
+  EXPECT_EQ(vm->Wait().kind, vmm::VmEnd::Kind::kReset);
+  EXPECT_THAT(vm->Relaunch(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                       HasSubstr("launch digest")));
+  EXPECT_EQ(Measured(), planned);
+  ASSERT_EQ(std::remove(Path("kernel").c_str()), 0);
+  EXPECT_EQ(Measured(), planned);
+
+  ASSERT_OK(vmm::WriteMicroKernel(vmm::MicroKernel::kFresh, Path("kernel")));
+  ASSERT_OK(vm->Relaunch());
+  EXPECT_EQ(Measured(), planned);
+}
+
+// As where the host cannot do what was asked for and the builder chose anew.
+TEST_F(ConfidentialMachineTest, TheMeasurementIsOfTheVmAndNotOfItsConfig) {
+  const Json config = ConfidentialConfig(vmm::MicroKernel::kOff);
+  ASSERT_OK_AND_ASSIGN(const std::string planned,
+                       machine_->Measurement(config));
+  ASSERT_OK_AND_ASSIGN(vmm::VmConfig asked, VmConfigFromJson(config, "test"));
+  vmm::VmHooks hooks;
+  hooks.console = &console_;
+  hooks.kick_signal = SIGRTMIN;
+  ASSERT_OK_AND_ASSIGN(const std::unique_ptr<vmm::MicroVm> vm,
+                       vmm::BuildVm(asked, hooks));
+  asked.confidential.reports = vmm::ConversionReports::kHypercall;
+  machine_->Adopt(vm.get(), asked);
+  EXPECT_EQ(Measured(), planned);
+  machine_.reset();
 }
 
 }  // namespace

@@ -39,6 +39,9 @@ absl::StatusOr<MeasurementReport> Measure(absl::Span<const uint8_t> image,
 // As above with this build's own shim: what `run` launches.
 absl::StatusOr<MeasurementReport> Measure(const shim::LaunchOptions& options);
 
+// The same for a hand-over that shim::MakeHandover has made: hashes no piece.
+MeasurementReport MeasureHandover(const shim::Handover& handover);
+
 }  // namespace cloister::confidential
 
 #endif  // CLOISTER_CONFIDENTIAL_MEASUREMENT_H_

@@ -28,6 +28,7 @@ TEST(MeasurementTest, IsTheDigestThatALaunchWritesIntoTheShim) {
   ASSERT_OK_AND_ASSIGN(shim::ShimLaunch launch,
                        shim::BuildShimLaunch(SampleLaunch()));
   EXPECT_EQ(report.digest, launch.digest);
+  EXPECT_EQ(MeasureHandover(launch.handover).digest, launch.digest);
   EXPECT_EQ(report.shim_size, shim::ShimImage().size());
   EXPECT_EQ(report.format, 1u);
 }

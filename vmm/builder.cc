@@ -16,6 +16,7 @@
 #include "cloister/base/unique_fd.h"
 #include "cloister/boot/shim/layout.h"
 #include "cloister/confidential/backend_factory.h"
+#include "cloister/confidential/measurement.h"
 #include "cloister/kvm/system.h"
 #include "cloister/vcpu/boot_tables.h"
 #include "cloister/vcpu/cpuid.h"
@@ -197,8 +198,12 @@ absl::Status VmBuilder::CreateVm() {
   ram.ram = plan_->all_ram;
   ram.aliased_end = kind_ == BackendKind::kOff ? 0 : kLowMemoryEnd;
   ram.huge_pages = config_.memory.huge_pages;
-  ASSIGN_OR_RETURN(vm_->backend_vm_,
+  ASSIGN_OR_RETURN(confidential::BackendVm backend_vm,
                    confidential::CreateBackendVm(*system_, kind_, ram, c_bit_));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->backend_vm_ = std::move(backend_vm);
+  }
   const kvm::Vm& vm = kvm_vm();
   RETURN_IF_ERROR(vm.SetTssAddress(GuestAddress(kTssAddress)));
   RETURN_IF_ERROR(vm.SetIdentityMapAddress(GuestAddress(kIdentityMapAddress)));
@@ -216,10 +221,15 @@ absl::Status VmBuilder::CreateVm() {
 }
 
 absl::Status VmBuilder::CreateMemoryStates() {
-  vm_->states_ = std::make_unique<memory::PageStateMap>();
-  ASSIGN_OR_RETURN(vm_->view_,
-                   memory::SharedView::Create(vm_->backend_vm_.memory.get(),
-                                              vm_->states_.get()));
+  auto states = std::make_unique<memory::PageStateMap>();
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<memory::SharedView> view,
+      memory::SharedView::Create(vm_->backend_vm_.memory.get(), states.get()));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->states_ = std::move(states);
+    vm_->view_ = std::move(view);
+  }
   if (kind_ == BackendKind::kOff) {
     for (const GuestRange& range : plan_->ram) {
       RETURN_IF_ERROR(vm_->states_->Set(range, PageState::kShared));
@@ -234,10 +244,14 @@ absl::Status VmBuilder::CreateMemoryStates() {
   };
   options.on_thread_start = OnThreadStart(ThreadKind::kConversion);
   options.on_held = [vm = vm_] { vm->NoteHalt(); };
-  ASSIGN_OR_RETURN(vm_->broker_,
+  ASSIGN_OR_RETURN(std::unique_ptr<memory::ConversionBroker> broker,
                    memory::ConversionBroker::Create(
                        vm_->states_.get(), vm_->backend_vm_.backend.get(),
                        vm_->view_.get(), std::move(options)));
+  {
+    base::MutexLock lock(&vm_->parts_mutex_);
+    vm_->broker_ = std::move(broker);
+  }
   for (const memory::MemoryRegion& region :
        vm_->backend_vm_.memory->regions()) {
     RETURN_IF_ERROR(Declare(region.range()));
@@ -297,13 +311,15 @@ absl::Status VmBuilder::CreateDevices() {
                             : vm_->platform_->mmio();
     RETURN_IF_ERROR(bus.Insert(extra.start, extra.size, extra.device));
   }
-  vm_->router_ = std::make_unique<ExitRouter>(
+  auto router = std::make_unique<ExitRouter>(
       ExitRouter::Parts{.pio = &vm_->platform_->pio(),
                         .mmio = &vm_->platform_->mmio(),
                         .states = vm_->states_.get(),
                         .broker = vm_->broker_.get(),
                         .backend = vm_->backend_vm_.backend.get(),
                         .log = hooks_.log});
+  base::MutexLock lock(&vm_->parts_mutex_);
+  vm_->router_ = std::move(router);
   return absl::OkStatus();
 }
 
@@ -323,8 +339,9 @@ absl::Status VmBuilder::PrepareLaunch() {
 absl::Status VmBuilder::CheckDigest() const {
   const std::string& expected = config_.confidential.expected_digest;
   if (expected.empty()) return absl::OkStatus();
+  const std::optional<shim::Digest> digest = vm_->digest();
   const std::string actual =
-      vm_->digest_.has_value() ? shim::DigestHex(*vm_->digest_) : "none";
+      digest.has_value() ? shim::DigestHex(*digest) : "none";
   if (absl::EqualsIgnoreCase(expected, actual)) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("expected_digest: the launch digest is ", actual));
@@ -332,12 +349,13 @@ absl::Status VmBuilder::CheckDigest() const {
 
 absl::Status VmBuilder::PrepareShim() {
   ASSIGN_OR_RETURN(shim_, shim::BuildShimLaunch(*plan_->shim));
-  if (vm_->digest_.has_value() && *vm_->digest_ != shim_->digest) {
+  if (!vm_->measurement_.has_value()) {
+    vm_->measurement_ = confidential::MeasureHandover(shim_->handover);
+  } else if (vm_->measurement_->digest != shim_->digest) {
     return absl::FailedPreconditionError(absl::StrCat(
         "relaunch: the files give launch digest ",
         shim::DigestHex(shim_->digest), " now, not that of the first launch"));
   }
-  vm_->digest_ = shim_->digest;
   for (const shim::Placement& placement : shim_->placements) {
     launch_.pages.push_back(LaunchPages{placement.gpa, placement.bytes});
   }

@@ -31,21 +31,26 @@ std::vector<std::shared_ptr<vcpu::Runner>> MicroVm::Runners() const {
 }
 
 absl::Status MicroVm::Start() {
+  base::MutexLock lock(&start_mutex_);
+  return StartVcpus();
+}
+
+absl::Status MicroVm::StartVcpus() {
   {
     base::MutexLock lock(&mutex_);
     if (started_) return absl::FailedPreconditionError("VM already started");
     started_ = true;
   }
-  if (broker_ != nullptr) RETURN_IF_ERROR(broker_->BeginLaunch());
-  if (hooks_.boot_timer != nullptr) hooks_.boot_timer->Reached("first KVM_RUN");
-  for (const auto& runner : Runners()) {
-    absl::Status status = runner->Start();
-    if (!status.ok()) {
-      Stop();
-      return status;
-    }
+  absl::Status status;
+  if (broker_ != nullptr) status = broker_->BeginLaunch();
+  if (status.ok() && hooks_.boot_timer != nullptr) {
+    hooks_.boot_timer->Reached("first KVM_RUN");
   }
-  return absl::OkStatus();
+  for (const auto& runner : Runners()) {
+    if (status.ok()) status = runner->Start();
+  }
+  if (!status.ok()) Stop();
+  return status;
 }
 
 void MicroVm::Pause() {
@@ -106,20 +111,28 @@ void MicroVm::Stop() {
 }
 
 VmEnd MicroVm::Wait() {
-  for (const auto& runner : Runners()) runner->Wait();
-  std::optional<VmEnd> end;
+  std::shared_ptr<const std::optional<VmEnd>> run;
+  std::vector<std::shared_ptr<vcpu::Runner>> runners;
   {
+    base::MutexLock starting(&start_mutex_);
+    base::MutexLock parts(&parts_mutex_);
     base::MutexLock lock(&mutex_);
-    end = end_;
+    if (between_runs_) return **end_;
+    run = end_;
+    runners = runners_;
   }
-  if (!end.has_value()) return VmEnd();
+  for (const auto& runner : runners) runner->Wait();
+  runners.clear();
   // Whoever has the broker call back now finds the end noted: no lock is taken
   // twice.
   base::MutexLock parts(&parts_mutex_);
+  VmEnd end;
   {
-    // Another waiter may have relaunched: that guest has not stopped.
     base::MutexLock lock(&mutex_);
-    if (!end_.has_value()) return *std::move(end);
+    if (!run->has_value()) return end;
+    end = **run;
+    // Another waiter may have relaunched: then the broker is not this run's.
+    if (between_runs_ || run != end_) return end;
   }
   if (broker_ != nullptr) {
     // Once for each run, and not for one that its shim did not let begin.
@@ -127,7 +140,7 @@ VmEnd MicroVm::Wait() {
     broker_->GuestStopped();
     if (ran) WarnOfUnarmedDenial();
   }
-  return *std::move(end);
+  return end;
 }
 
 void MicroVm::WarnOfUnarmedDenial() {
@@ -147,7 +160,7 @@ absl::Status MicroVm::Relaunch() {
   base::MutexLock pause_lock(&pause_mutex_);
   {
     base::MutexLock lock(&mutex_);
-    if (!end_.has_value() || relaunching_ || pauses_ > 0) {
+    if (!end_->has_value() || relaunching_ || pauses_ > 0) {
       return absl::FailedPreconditionError(
           absl::StrCat("relaunch: the VM ",
                        pauses_ > 0 ? "is paused" : "has not ended its run"));
@@ -157,7 +170,9 @@ absl::Status MicroVm::Relaunch() {
   }
   absl::Status status = TakeApart();
   if (status.ok()) status = rebuild_();
+  base::MutexLock starting(&start_mutex_);
   {
+    base::MutexLock parts(&parts_mutex_);
     base::MutexLock lock(&mutex_);
     relaunching_ = false;
     if (!status.ok()) return status;
@@ -165,11 +180,12 @@ absl::Status MicroVm::Relaunch() {
       return absl::CancelledError("relaunch: the VM was stopped meanwhile");
     }
     verified_.store(false);
-    end_.reset();
+    between_runs_ = false;
+    end_ = std::make_shared<std::optional<VmEnd>>();
     refusal_ = absl::OkStatus();
     started_ = false;
   }
-  return Start();
+  return StartVcpus();
 }
 
 absl::Status MicroVm::TakeApart() {
@@ -194,6 +210,7 @@ absl::Status MicroVm::TakeApart() {
   // Waits for leases, and frees both sides of every page.
   if (broker_ != nullptr) RETURN_IF_ERROR(broker_->Reset());
   base::MutexLock lock(&parts_mutex_);
+  between_runs_ = true;
   broker_.reset();
   view_.reset();
   backend_vm_.vm.reset();
@@ -277,6 +294,11 @@ confidential::BackendKind MicroVm::backend() const {
                                         : backend_vm_.backend->kind();
 }
 
+std::optional<shim::Digest> MicroVm::digest() const {
+  if (!measurement_.has_value()) return std::nullopt;
+  return measurement_->digest;
+}
+
 uint32_t MicroVm::cpus() const {
   return static_cast<uint32_t>(Runners().size());
 }
@@ -322,7 +344,7 @@ void MicroVm::OnVerified() {
 
 void MicroVm::OnShimStatus(uint8_t status) {
   // Once the kernel runs the port is any guest program's, and means nothing.
-  if (!digest_.has_value() || verified_.load()) return;
+  if (!measurement_.has_value() || verified_.load()) return;
   auto verdict = static_cast<shim::Status>(status);
   if (verdict == shim::Status::kVerified) {
     OnVerified();
@@ -348,7 +370,7 @@ VmEnd MicroVm::Translate(const vcpu::RunEnd& end) const {
   }
   // A confidential guest's registers are its secrets; the status has the RIP.
   const std::string registers =
-      digest_.has_value() ? std::string() : end.registers;
+      measurement_.has_value() ? std::string() : end.registers;
   switch (end.kind) {
     case Kind::kPowerOff:
       return {VmEnd::Kind::kPowerOff, absl::OkStatus(), std::string()};
@@ -383,9 +405,9 @@ void MicroVm::End(VmEnd end) {
   bool first = false;
   {
     base::MutexLock lock(&mutex_);
-    if (!end_.has_value()) {
+    if (!end_->has_value()) {
       first = true;
-      end_ = std::move(end);
+      *end_ = std::move(end);
     }
   }
   if (!first) return;

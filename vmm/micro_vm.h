@@ -17,6 +17,7 @@
 #include "cloister/base/mutex.h"
 #include "cloister/boot/shim/launch.h"
 #include "cloister/confidential/backend_vm.h"
+#include "cloister/confidential/measurement.h"
 #include "cloister/devices/bus.h"
 #include "cloister/devices/serial.h"
 #include "cloister/devices/virtio/console.h"
@@ -80,6 +81,7 @@ class MicroVm {
   MicroVm& operator=(const MicroVm&) = delete;
 
   // Starts every vCPU's thread. ResourceExhausted if the host gives no more.
+  // After an error the VM has ended.
   absl::Status Start();
 
   // Pause returns once no vCPU runs guest code; Resume lets them go on. Pauses
@@ -96,7 +98,9 @@ class MicroVm {
 
   // Ends the run as kStopped, if nothing else did. Does not wait.
   void Stop();
-  // Waits for the end of the run, and of every thread of the VM.
+  // Waits for the end of the run, and of every thread of the VM. While a
+  // Relaunch makes the VM anew, its last run is the one that has ended. Not
+  // from a callback.
   VmEnd Wait();
 
   // After the end of a run: makes the VM as it was when it was built and starts
@@ -139,8 +143,12 @@ class MicroVm {
   void ConsoleWritable();
 
   confidential::BackendKind backend() const;
-  // The launch digest; nullopt for guests that are not confidential.
-  const std::optional<shim::Digest>& digest() const { return digest_; }
+  // What the guest was launched from, and the digest of that alone; nullopt for
+  // guests that are not confidential. The same for every launch.
+  const std::optional<confidential::MeasurementReport>& measurement() const {
+    return measurement_;
+  }
+  std::optional<shim::Digest> digest() const;
   // Null for guests that are not confidential. These three are others after a
   // Relaunch, and gone after one that failed.
   memory::ConversionBroker* broker() { return broker_.get(); }
@@ -155,6 +163,7 @@ class MicroVm {
   friend class MicroVmPeer;  // of the test
   explicit MicroVm(VmHooks hooks);
 
+  absl::Status StartVcpus() ABSL_EXCLUSIVE_LOCKS_REQUIRED(start_mutex_);
   PlatformEvents Events();
   void OnShimStatus(uint8_t status);
   void OnVerified();
@@ -182,16 +191,22 @@ class MicroVm {
   const VmHooks hooks_;
   // The builder's: fills the members below once more.
   std::function<absl::Status()> rebuild_;
-  std::optional<shim::Digest> digest_;
+  // Set once, while nobody else knows of the VM.
+  std::optional<confidential::MeasurementReport> measurement_;
   // Shared pages that the shim takes over, if it will not say so itself.
   std::vector<memory::GuestRange> staged_;
 
+  // Held from when a run has begun until its vCPUs' threads have, so that
+  // nobody waits for vCPUs that are yet to start. Taken before parts_mutex_.
+  base::Mutex start_mutex_;
   // Held while somebody uses the devices without parts_mutex_; taken before
   // it. They are not taken apart meanwhile.
   base::Mutex devices_mutex_;
-  // Held to use the parts below from other threads than the VM's, which do not
-  // live through an exchange of them.
+  // Held to exchange the parts below, and to use them from other threads than
+  // the VM's, which do not live through an exchange. Taken before mutex_.
   mutable base::Mutex parts_mutex_;
+  // The run that has ended has no parts any more, and no other one has begun.
+  bool between_runs_ ABSL_GUARDED_BY(parts_mutex_) = false;
   // In the order in which they refer to each other, destroyed in reverse.
   std::unique_ptr<memory::PageStateMap> states_;
   confidential::BackendVm backend_vm_;
@@ -204,7 +219,7 @@ class MicroVm {
 
   std::atomic<bool> verified_{false};
 
-  base::Mutex pause_mutex_;  // taken before parts_mutex_
+  base::Mutex pause_mutex_;  // taken before start_mutex_ and parts_mutex_
   int pauses_ ABSL_GUARDED_BY(pause_mutex_) = 0;
   base::Mutex halt_mutex_;  // nothing else is locked under it
   base::CondVar halted_;
@@ -214,7 +229,9 @@ class MicroVm {
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool relaunching_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;  // while relaunching
-  std::optional<VmEnd> end_ ABSL_GUARDED_BY(mutex_);
+  // Of the present run; the next one has another.
+  std::shared_ptr<std::optional<VmEnd>> end_ ABSL_GUARDED_BY(mutex_) =
+      std::make_shared<std::optional<VmEnd>>();
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
 };
 

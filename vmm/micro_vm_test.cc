@@ -51,6 +51,7 @@ using memory::kPageSize;
 using memory::PageState;
 using std::chrono::milliseconds;
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -756,6 +757,52 @@ TEST_P(BackendVmTest, ChangesDoNotCollideWithRelaunches) {
   changer.join();
   watcher.join();
   EXPECT_GT(seen, 0);
+}
+
+// Whoever waits gets the end of a run, and does not get in the way of another.
+TEST_P(BackendVmTest, WaitsDoNotCollideWithRelaunches) {
+  auto vm = Make(MicroKernel::kFresh);
+  ASSERT_NE(vm, nullptr);
+  const auto digest = vm->digest();
+  ASSERT_OK(vm->Start());
+  std::atomic<bool> done{false};
+  std::atomic<int> waits{0};
+  std::vector<std::thread> waiters;
+  for (int i = 0; i < 2; ++i) {
+    waiters.emplace_back([&] {
+      while (!done) {
+        EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
+        EXPECT_THAT(vm->backend(),
+                    AnyOf(GetParam(), BackendKind::kOff));  // between two
+        EXPECT_EQ(vm->digest(), digest);
+        ++waits;
+        std::this_thread::yield();
+      }
+    });
+  }
+  for (int launch = 0; launch < 3 && !HasFailure(); ++launch) {
+    EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
+    const int before = waits;
+    while (waits == before) std::this_thread::yield();
+    EXPECT_OK(vm->Relaunch());
+  }
+  done = true;
+  for (std::thread& waiter : waiters) waiter.join();
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
+  if (vm->broker() != nullptr) {
+    EXPECT_EQ(vm->broker()->phase(), memory::ConversionPhase::kStopped);
+  }
+}
+
+TEST_P(ConfidentialVmTest, AVmThatDoesNotStartHasEnded) {
+  auto vm = Make(MicroKernel::kFresh);
+  ASSERT_NE(vm, nullptr);
+  vm->broker()->GuestStopped();
+  EXPECT_THAT(vm->Start(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                    HasSubstr("launching")));
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kStopped);
+  ASSERT_OK(vm->Relaunch());
+  EXPECT_EQ(vm->Wait().kind, VmEnd::Kind::kReset);
 }
 
 TEST_P(BackendVmTest, OnlyAnEndedVmRelaunches) {

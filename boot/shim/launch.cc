@@ -157,7 +157,7 @@ absl::StatusOr<ShimLaunch> BuildShimLaunch(const LaunchOptions& options) {
   placements.push_back(std::move(tables));
   placements.push_back(
       {GuestAddress(handover.shim + kHandoverOffset), std::move(tree)});
-  return ShimLaunch{std::move(placements), start, reserved, digest};
+  return ShimLaunch{std::move(placements), start, reserved, handover, digest};
 }
 
 }  // namespace cloister::shim

@@ -68,6 +68,7 @@ struct ShimLaunch {
   StartRegisters start;
   // What the shim uses in both views until the kernel runs.
   memory::GuestRange reserved;
+  Handover handover;  // what the hand-over device tree says
   Digest digest;
 };
 
