@@ -163,7 +163,7 @@ void Blk::OnStop() {
   writeback_ = true;
   for (std::unique_ptr<BlkTask>& task : tasks_) task->orphan = true;
   // Nobody waits for them any more, and a reset would have to.
-  engine_->CancelSlow();
+  engine_->Cancel();
 }
 
 void Blk::OnKick(uint16_t queue) {

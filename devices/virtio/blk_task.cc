@@ -20,6 +20,7 @@ void BlkTask::Become(Kind kind, uint64_t at, uint64_t size) {
   offset = at;
   length = size;
   durable = durable_;
+  keep = keep_;
 }
 
 absl::StatusOr<bool> BlkTask::Begin() {

@@ -40,8 +40,9 @@ class BlkTask : public DiskOp {
         segments_(std::move(segments)),
         file_(std::move(file)),
         durable_(durable) {}
-  // A flush that no driver asked for.
-  explicit BlkTask(std::shared_ptr<DiskFile> file) : file_(std::move(file)) {
+  // A flush that no driver asked for, and that no reset gives up.
+  explicit BlkTask(std::shared_ptr<DiskFile> file)
+      : file_(std::move(file)), keep_(true) {
     request_.type = BlkType::kFlush;
   }
   BlkTask(const BlkTask&) = delete;
@@ -83,6 +84,7 @@ class BlkTask : public DiskOp {
   size_t next_segment_ = 0;
   std::shared_ptr<DiskFile> file_;
   bool durable_ = false;
+  bool keep_ = false;
   std::unique_ptr<uint8_t, Free> bounce_;
   uint64_t moved_ = 0;  // bytes of the request that went through it
 };

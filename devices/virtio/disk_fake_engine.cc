@@ -76,7 +76,7 @@ void DiskFakeEngine::Submit(DiskOp* op) {
   }
 }
 
-void DiskFakeEngine::CancelSlow() {
+void DiskFakeEngine::Cancel() {
   base::MutexLock lock(&fault_.mutex_);
   std::vector<DiskOp*> slow, kept;
   for (DiskOp* op : fault_.held_) {
