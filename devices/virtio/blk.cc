@@ -278,10 +278,16 @@ void Blk::RemoveTask(BlkTask* task) {
   if (in_flight_.fetch_sub(1) == 1) RunIdle();
 }
 
+absl::StatusOr<bool> Blk::NextOp(BlkTask& task) {
+  ASSIGN_OR_RETURN(const bool more, task.Continue());
+  // The driver may have switched the cache off since this began.
+  return more || (IsDurable() && task.BeginFlush());
+}
+
 void Blk::OnDiskOpDone(DiskOp* op, int error) {
   BlkTask* task = static_cast<BlkTask*>(op);
   if (error == 0 && !task->orphan) {
-    absl::StatusOr<bool> more = task->Continue();
+    absl::StatusOr<bool> more = NextOp(*task);
     if (more.ok() && *more) {
       engine_->Submit(task);
       return;

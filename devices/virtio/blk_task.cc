@@ -83,6 +83,16 @@ absl::StatusOr<bool> BlkTask::NextChunk() {
   return true;
 }
 
+bool BlkTask::BeginFlush() {
+  const bool changes = request_.type == BlkType::kWrite ||
+                       request_.type == BlkType::kDiscard ||
+                       request_.type == BlkType::kWriteZeroes;
+  if (!changes || durable_) return false;
+  durable_ = true;
+  Become(Kind::kFlush, offset, length);  // for messages
+  return true;
+}
+
 bool BlkTask::NextSegment() {
   if (next_segment_ == segments_.size()) return false;
   const BlkSegment& segment = segments_[next_segment_++];
@@ -94,6 +104,7 @@ bool BlkTask::NextSegment() {
 }
 
 absl::StatusOr<bool> BlkTask::Continue() {
+  if (kind == Kind::kFlush) return false;
   if (bounce_ != nullptr) {
     if (request_.type == BlkType::kRead) {
       RETURN_IF_ERROR(

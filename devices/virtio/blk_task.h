@@ -54,6 +54,9 @@ class BlkTask : public DiskOp {
   // The operation that this was is done without error. Makes this the next one;
   // false if that was all.
   absl::StatusOr<bool> Continue();
+  // All of them are done, and the cache is write-through by now. Makes this a
+  // flush of what they changed; false if nothing, or if it is durable already.
+  bool BeginFlush();
 
   const BlkRequest& request() const { return request_; }
   uint16_t queue() const { return queue_; }

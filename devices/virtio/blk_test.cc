@@ -584,6 +584,61 @@ TEST_F(BlkTest, TheEndOfTheWriteBackCacheBeginsAFlush) {
   EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
 }
 
+// The device's own flush does not cover them.
+TEST_F(BlkTest, WritesUnderWayAtTheSwitchAreFlushedBeforeTheyAreAnswered) {
+  using Kind = DiskOp::Kind;
+  StartFaulty();
+  std::vector<Kind> expected;
+  auto run = [&](const Request& request, uint8_t writeback,
+                 std::vector<Kind> kinds) {
+    Switch(1);
+    fault_.Hold();
+    Offer(request);
+    ASSERT_TRUE(fault_.WaitForHeld(1));
+    Switch(0);
+    ASSERT_TRUE(fault_.WaitForHeld(2));
+    Switch(writeback);
+    fault_.Release();
+    ASSERT_OK(driver_->WaitUsed(0));
+    EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
+    expected.insert(expected.end(), kinds.begin(), kinds.end());
+    EXPECT_EQ(Kinds(), expected);
+  };
+  const Request write = Make(kOut, 0, std::string(512, 'x'));
+  run(write, 0, {Kind::kWrite, Kind::kFlush, Kind::kFlush});
+  EXPECT_EQ(Read(write.status), kOk);
+  run(Make(kZero, 0, Segment(0, 8)), 0,
+      {Kind::kWriteZeroes, Kind::kFlush, Kind::kFlush});
+  run(Make(kTrim, 0, Segment(0, 8)), 0,
+      {Kind::kDiscard, Kind::kFlush, Kind::kFlush});
+  run(Make(kIn, 0, "", 512), 0, {Kind::kRead, Kind::kFlush});
+  run(Make(kFlush, 0, ""), 0, {Kind::kFlush, Kind::kFlush});
+  // There and back: the driver flushes again.
+  run(Make(kOut, 0, std::string(512, 'x')), 1, {Kind::kWrite, Kind::kFlush});
+  // The answer is the flush's.
+  fault_.Fail(Kind::kFlush, EIO);
+  const Request lost = Make(kOut, 8, std::string(512, 'x'));
+  run(lost, 0, {Kind::kWrite, Kind::kFlush, Kind::kFlush});
+  EXPECT_EQ(Read(lost.status), kIoError);
+  EXPECT_EQ(blk_->counters().writes, 2u);
+}
+
+// What it was to make durable is lost: a later write must not seem to cover it.
+TEST_F(BlkTest, WhenItsOwnFlushFailedNoDurableWriteSucceeds) {
+  StartFaulty();
+  EXPECT_EQ(Do(kOut, 0, std::string(512, 'x')), kOk);
+  fault_.Fail(DiskOp::Kind::kFlush, EIO);
+  Switch(0);
+  EXPECT_TRUE(Eventually([&] { return !blk_->counters().errors.empty(); }));
+  fault_.Fail(DiskOp::Kind::kFlush, 0);
+  EXPECT_EQ(Do(kOut, 8, std::string(512, 'x')), kIoError);
+  EXPECT_EQ(Do(kZero, 0, Segment(16, 8)), kIoError);
+  EXPECT_EQ(Do(kIn, 0, "", 512), kOk);
+  Switch(1);
+  EXPECT_EQ(Do(kOut, 8, std::string(512, 'x')), kOk);
+  EXPECT_EQ(Do(kFlush, 0), kIoError);
+}
+
 TEST_F(BlkTest, ASwitchWithoutTheFeatureFlushesNothing) {
   StartFaulty({.features = ~(uint64_t{1} << 11)});
   Switch(0);

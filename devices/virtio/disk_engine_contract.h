@@ -246,6 +246,28 @@ TEST_P(DiskEngineTest, AFlushThatFailedStaysFailed) {
   file_->FinishFlush(ENOSPC);
   DiskOp flush = Op(DiskOp::Kind::kFlush, 0, 0);
   EXPECT_EQ(Run(flush), ENOSPC);
+  // A durable write is one, too.
+  std::string bytes(4096, 'x');
+  DiskOp write = Op(DiskOp::Kind::kWrite, 0, bytes);
+  EXPECT_EQ(Run(write), 0);
+  DiskOp durable = Op(DiskOp::Kind::kWrite, 0, bytes);
+  durable.durable = true;
+  EXPECT_EQ(Run(durable), ENOSPC);
+}
+
+// Its error may be that of an earlier write, which the kernel tells once.
+TEST_P(DiskEngineTest, ADurableWriteThatFailedIsAFlushThatFailed) {
+  file_.reset();
+  file_ = image_.Open(/*read_only=*/true);
+  std::string bytes(4096, 'x');
+  DiskOp write = Op(DiskOp::Kind::kWrite, 0, bytes);
+  EXPECT_EQ(Run(write), EBADF);
+  DiskOp flush = Op(DiskOp::Kind::kFlush, 0, 0);
+  EXPECT_EQ(Run(flush), 0);
+  DiskOp durable = Op(DiskOp::Kind::kWrite, 0, bytes);
+  durable.durable = true;
+  EXPECT_EQ(Run(durable), EBADF);
+  EXPECT_EQ(Run(flush), EBADF);
 }
 
 TEST_P(DiskEngineTest, CallbacksMaySubmit) {

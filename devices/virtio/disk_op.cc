@@ -49,12 +49,18 @@ DiskBuffers RemainingBuffers(DiskOp& op) {
   return {&op.part, 1};
 }
 
+int FinishOp(const DiskOp& op, int error) {
+  const bool synced = op.kind == DiskOp::Kind::kFlush ||
+                      (op.kind == DiskOp::Kind::kWrite && op.durable);
+  return synced ? op.file->FinishFlush(error) : error;
+}
+
 DiskProgress AdvanceTransfer(DiskOp& op, int64_t result) {
   if (result == -EINTR || result == -EAGAIN) {
     if (++op.idle_rounds < kMaxIdleRounds) return {};
     return {true, EIO};
   }
-  if (result < 0) return {true, static_cast<int>(-result)};
+  if (result < 0) return {true, FinishOp(op, static_cast<int>(-result))};
   uint64_t moved = result;
   // More than was asked for: no kernel does that, and nothing good follows.
   if (moved > op.length - op.transferred) return {true, EIO};
@@ -69,7 +75,8 @@ DiskProgress AdvanceTransfer(DiskOp& op, int64_t result) {
     moved -= part;
     if (buffer.iov_len == 0) ++op.next_buffer;
   }
-  return {op.transferred == op.length, 0};
+  if (op.transferred < op.length) return {};
+  return {true, FinishOp(op, 0)};
 }
 
 int RunBlocking(DiskOp& op) {

@@ -63,11 +63,15 @@ struct DiskBuffers {
 };
 DiskBuffers RemainingBuffers(DiskOp& op);
 
+// What an operation that came to `error` is answered with. Flushes and durable
+// writes are as DiskFile::FinishFlush sees them, the rest as it is.
+int FinishOp(const DiskOp& op, int error);
+
 // Accounts for `result` of preadv2(2) or pwritev2(2), negative errno in the
 // manner of io_uring. Transfers that moved less than asked go on; interrupted
 // ones are tried again; the end of the file is EIO, for the range was inside
 // the disk: somebody cut the file short. A transfer that makes no progress for
-// 1000 attempts ends with EIO.
+// 1000 attempts ends with EIO. The end of a durable write is FinishOp's.
 DiskProgress AdvanceTransfer(DiskOp& op, int64_t result);
 
 // Does all of `op` on the calling thread; 0 or an errno.

@@ -157,7 +157,7 @@ DiskProgress DiskUringEngine::Account(DiskOp* op, int result) {
   if (op->early_error != 0) return {true, op->early_error};
   if (op->kind != DiskOp::Kind::kFlush) return AdvanceTransfer(*op, result);
   if (result == -EINTR || result == -EAGAIN) return {};
-  return {true, op->file->FinishFlush(result < 0 ? -result : 0)};
+  return {true, FinishOp(*op, result < 0 ? -result : 0)};
 }
 
 std::optional<DiskUringEngine::Attempt> DiskUringEngine::Reap() {
