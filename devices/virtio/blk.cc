@@ -226,6 +226,8 @@ absl::StatusOr<DeviceRunner::Next> Blk::StartTask(
     RETURN_IF_ERROR(AnswerId(queue, std::move(chain)));
     return Next::kMore;
   }
+  // What was parsed is a copy; only a write reads more.
+  if (request.type != BlkType::kWrite) chain.ReleaseReadable();
   BlkTask* task = AddTask(
       std::make_unique<BlkTask>(std::move(chain), index, request,
                                 std::move(segments), current_, IsDurable()));

@@ -89,6 +89,7 @@ bool BlkTask::BeginFlush() {
                        request_.type == BlkType::kWriteZeroes;
   if (!changes || durable_) return false;
   durable_ = true;
+  chain_->ReleaseReadable();
   Become(Kind::kFlush, offset, length);  // for messages
   return true;
 }

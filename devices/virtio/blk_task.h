@@ -21,8 +21,8 @@
 namespace cloister::devices::virtio {
 
 // A request of the driver under way: the disk operations it takes, one after
-// another, and the leases and the file that they need until the last of them is
-// done. Not movable: an engine holds its address. Not thread-safe.
+// another, and the file and those leases that they need until the last of them
+// is done. Not movable: an engine holds its address. Not thread-safe.
 //
 // Data moves straight between the disk and the guest's shared memory; only
 // where O_DIRECT cannot have the driver's buffers, through one of kBounceSize.
@@ -55,7 +55,8 @@ class BlkTask : public DiskOp {
   // false if that was all.
   absl::StatusOr<bool> Continue();
   // All of them are done, and the cache is write-through by now. Makes this a
-  // flush of what they changed; false if nothing, or if it is durable already.
+  // flush of what they changed, without the leases of what they read; false if
+  // they changed nothing, or if it is durable already.
   bool BeginFlush();
 
   const BlkRequest& request() const { return request_; }

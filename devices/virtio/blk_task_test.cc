@@ -121,6 +121,7 @@ TEST_F(BlkTaskTest, WhatChangedTheDiskCanBeFlushedOnce) {
       const bool changes = type != BlkType::kRead && type != BlkType::kFlush;
       ASSERT_EQ(task->BeginFlush(), changes && !durable);
       if (!changes || durable) continue;
+      EXPECT_EQ(ram_.LeasedBytes(), 0u);  // all it had was readable
       EXPECT_EQ(task->kind, DiskOp::Kind::kFlush);
       EXPECT_EQ(RunBlocking(*task), 0);
       EXPECT_THAT(task->Continue(), IsOkAndHolds(false));

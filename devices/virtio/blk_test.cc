@@ -341,6 +341,36 @@ TEST_F(BlkTest, LeasesLastAsLongAsTheOperation) {
   EXPECT_EQ(Read(request.status), kOk);
 }
 
+TEST_F(BlkTest, NoLeaseOutlastsTheUseOfAHeader) {
+  StartFaulty();
+  // Header, segments, data and status on pages of their own: how many of them
+  // are leased while the operation is in flight. One is the status's.
+  auto expect = [&](uint64_t pages, uint32_t type, const std::string& out,
+                    uint32_t in) {
+    Request request = Make(type, 0, out, in);
+    for (Buffer& buffer : request.buffers) {
+      const GuestAddress page = ram_.AllocPages(1);
+      ram_.Write(page, ram_.Bytes(buffer.address, buffer.length));
+      buffer.address = page;
+    }
+    request.status = request.buffers.back().address;
+    fault_.Hold();
+    Offer(request);
+    EXPECT_TRUE(fault_.WaitForHeld(1));
+    // The turn that served it may still lease the rings.
+    EXPECT_TRUE(Eventually([&] { return ram_.LeasedBytes() == pages * 4096; }))
+        << type;
+    fault_.Release();
+    EXPECT_OK(driver_->WaitUsed(0));
+    EXPECT_EQ(Read(request.status), kOk);
+  };
+  expect(1, kFlush, "", 0);
+  expect(1, kTrim, Segment(0, 8), 0);
+  expect(1, kZero, Segment(0, 8), 0);
+  expect(2, kIn, "", 512);
+  expect(3, kOut, std::string(512, 'x'), 0);
+}
+
 TEST_F(BlkTest, ErrorsOfTheHostReachTheGuestAndTheCounters) {
   StartFaulty();
   fault_.Fail(DiskOp::Kind::kRead, EIO);
