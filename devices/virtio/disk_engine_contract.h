@@ -200,6 +200,33 @@ TEST_P(DiskEngineTest, ATransferThatIsGivenUpEndsAfterItsAttempt) {
   EXPECT_EQ(Run(next), 0);
 }
 
+TEST_P(DiskEngineTest, ATransferThatIsKeptGoesOn) {
+  std::string out = DiskTestPattern(2 * kDiskAttempt, 8);
+  DiskOp write = Op(DiskOp::Kind::kWrite, 0, out);
+  write.keep = true;
+  worker_->loop().Post([&] {
+    engine_->Submit(&write);
+    engine_->Commit();
+    engine_->Cancel();
+  });
+  EXPECT_EQ(recorder_.Wait(&write), 0);
+  EXPECT_EQ(image_.Read(0, out.size()), out);
+}
+
+TEST_P(DiskEngineTest, TellsNobodyOfAnythingAfterItsEnd) {
+  std::string bytes(4096, 'x');
+  std::vector<DiskOp> reads(1000, Op(DiskOp::Kind::kRead, 0, bytes));
+  std::promise<void> over;
+  worker_->loop().Post([&] {
+    for (DiskOp& read : reads) engine_->Submit(&read);
+    engine_->Cancel();
+    engine_.reset();
+    worker_->loop().Post([&] { over.set_value(); });
+  });
+  over.get_future().wait();
+  EXPECT_EQ(recorder_.settled(), 0);
+}
+
 TEST_P(DiskEngineTest, MovesMoreThanOneAttempt) {
   std::string out = DiskTestPattern(2 * kDiskAttempt, 7);
   const uint64_t first = kDiskAttempt + 512;
