@@ -163,7 +163,7 @@ void Blk::OnStop() {
   writeback_ = true;
   for (std::unique_ptr<BlkTask>& task : tasks_) task->orphan = true;
   // Nobody waits for them any more, and a reset would have to.
-  engine_->CancelSlow();
+  engine_->Cancel();
 }
 
 void Blk::OnKick(uint16_t queue) {
@@ -231,6 +231,8 @@ absl::StatusOr<DeviceRunner::Next> Blk::StartTask(
     RETURN_IF_ERROR(AnswerId(queue, std::move(chain)));
     return Next::kMore;
   }
+  // What was parsed is a copy; only a write reads more.
+  if (request.type != BlkType::kWrite) chain.ReleaseReadable();
   BlkTask* task = AddTask(
       std::make_unique<BlkTask>(std::move(chain), index, request,
                                 std::move(segments), current_, IsDurable()));
@@ -283,10 +285,16 @@ void Blk::RemoveTask(BlkTask* task) {
   if (in_flight_.fetch_sub(1) == 1) RunIdle();
 }
 
+absl::StatusOr<bool> Blk::NextOp(BlkTask& task) {
+  ASSIGN_OR_RETURN(const bool more, task.Continue());
+  // The driver may have switched the cache off since this began.
+  return more || (IsDurable() && task.BeginFlush());
+}
+
 void Blk::OnDiskOpDone(DiskOp* op, int error) {
   BlkTask* task = static_cast<BlkTask*>(op);
   if (error == 0 && !task->orphan) {
-    absl::StatusOr<bool> more = task->Continue();
+    absl::StatusOr<bool> more = NextOp(*task);
     if (more.ok() && *more) {
       engine_->Submit(task);
       return;

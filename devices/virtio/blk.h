@@ -34,11 +34,12 @@ namespace cloister::devices::virtio {
 //
 // A flush that was acknowledged made durable every write acknowledged before
 // it; without a write-back cache (the driver did not accept FLUSH, or switched
-// it off) every write is durable when it is acknowledged. What was written
-// before the switch stays volatile until a flush (5.2.6.2); as Linux sends none
-// from then on, the device begins one by itself. An error of the host's disk is
-// an I/O error of the request it hit. Requests run many at a time; their leases
-// live exactly as long.
+// it off) every write is durable when it is acknowledged, those included that
+// were under way at the switch. What was acknowledged before it stays volatile
+// until a flush (5.2.6.2); as Linux sends none from then on, the device begins
+// one by itself. An error of the host's disk is
+// an I/O error of the request it hit. Requests run many at a time; the lease
+// of what the host still reads or writes lives exactly as long.
 class Blk : public VirtioDevice,
             private DeviceRunner::Handler,
             private DiskEngine::Client {
@@ -114,6 +115,8 @@ class Blk : public VirtioDevice,
   bool IsDurable() const;
   BlkTask* AddTask(std::unique_ptr<BlkTask> task);
   void RemoveTask(BlkTask* task);
+  // Makes `task` its next operation; false if it needs no more.
+  absl::StatusOr<bool> NextOp(BlkTask& task);
   void EndTask(BlkTask* task, int error);
   void Report(const BlkTask& task, int error);
   void Resume();

@@ -20,6 +20,7 @@ void BlkTask::Become(Kind kind, uint64_t at, uint64_t size) {
   offset = at;
   length = size;
   durable = durable_;
+  keep = keep_;
 }
 
 absl::StatusOr<bool> BlkTask::Begin() {
@@ -82,6 +83,17 @@ absl::StatusOr<bool> BlkTask::NextChunk() {
   return true;
 }
 
+bool BlkTask::BeginFlush() {
+  const bool changes = request_.type == BlkType::kWrite ||
+                       request_.type == BlkType::kDiscard ||
+                       request_.type == BlkType::kWriteZeroes;
+  if (!changes || durable_) return false;
+  durable_ = true;
+  chain_->ReleaseReadable();
+  Become(Kind::kFlush, offset, length);  // for messages
+  return true;
+}
+
 bool BlkTask::NextSegment() {
   if (next_segment_ == segments_.size()) return false;
   const BlkSegment& segment = segments_[next_segment_++];
@@ -93,6 +105,7 @@ bool BlkTask::NextSegment() {
 }
 
 absl::StatusOr<bool> BlkTask::Continue() {
+  if (kind == Kind::kFlush) return false;
   if (bounce_ != nullptr) {
     if (request_.type == BlkType::kRead) {
       RETURN_IF_ERROR(

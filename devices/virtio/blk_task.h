@@ -21,8 +21,8 @@
 namespace cloister::devices::virtio {
 
 // A request of the driver under way: the disk operations it takes, one after
-// another, and the leases and the file that they need until the last of them is
-// done. Not movable: an engine holds its address. Not thread-safe.
+// another, and the file and those leases that they need until the last of them
+// is done. Not movable: an engine holds its address. Not thread-safe.
 //
 // Data moves straight between the disk and the guest's shared memory; only
 // where O_DIRECT cannot have the driver's buffers, through one of kBounceSize.
@@ -40,8 +40,9 @@ class BlkTask : public DiskOp {
         segments_(std::move(segments)),
         file_(std::move(file)),
         durable_(durable) {}
-  // A flush that no driver asked for.
-  explicit BlkTask(std::shared_ptr<DiskFile> file) : file_(std::move(file)) {
+  // A flush that no driver asked for, and that no reset gives up.
+  explicit BlkTask(std::shared_ptr<DiskFile> file)
+      : file_(std::move(file)), keep_(true) {
     request_.type = BlkType::kFlush;
   }
   BlkTask(const BlkTask&) = delete;
@@ -53,6 +54,10 @@ class BlkTask : public DiskOp {
   // The operation that this was is done without error. Makes this the next one;
   // false if that was all.
   absl::StatusOr<bool> Continue();
+  // All of them are done, and the cache is write-through by now. Makes this a
+  // flush of what they changed, without the leases of what they read; false if
+  // they changed nothing, or if it is durable already.
+  bool BeginFlush();
 
   const BlkRequest& request() const { return request_; }
   uint16_t queue() const { return queue_; }
@@ -83,6 +88,7 @@ class BlkTask : public DiskOp {
   size_t next_segment_ = 0;
   std::shared_ptr<DiskFile> file_;
   bool durable_ = false;
+  bool keep_ = false;
   std::unique_ptr<uint8_t, Free> bounce_;
   uint64_t moved_ = 0;  // bytes of the request that went through it
 };

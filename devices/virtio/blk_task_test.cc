@@ -108,6 +108,28 @@ TEST_F(BlkTaskTest, AWriteLeavesOutTheHeaderAndIsDurableWhereThatWasPromised) {
   }
 }
 
+TEST_F(BlkTaskTest, WhatChangedTheDiskCanBeFlushedOnce) {
+  for (BlkType type : {BlkType::kRead, BlkType::kWrite, BlkType::kFlush,
+                       BlkType::kDiscard, BlkType::kWriteZeroes}) {
+    for (bool durable : {false, true}) {
+      BlkRequest request;
+      request.type = type;
+      request.length = 512;
+      auto task = Task(Buffer(ram_.Alloc(1024), 1024, type == BlkType::kRead),
+                       request, {{0, 512, false}}, durable);
+      RunAll(*task);
+      const bool changes = type != BlkType::kRead && type != BlkType::kFlush;
+      ASSERT_EQ(task->BeginFlush(), changes && !durable);
+      if (!changes || durable) continue;
+      EXPECT_EQ(ram_.LeasedBytes(), 0u);  // all it had was readable
+      EXPECT_EQ(task->kind, DiskOp::Kind::kFlush);
+      EXPECT_EQ(RunBlocking(*task), 0);
+      EXPECT_THAT(task->Continue(), IsOkAndHolds(false));
+      EXPECT_FALSE(task->BeginFlush());
+    }
+  }
+}
+
 TEST_F(BlkTaskTest, EachSegmentIsAnOperation) {
   image_.Write(0, DiskTestPattern(65536, 3));
   BlkRequest request;

@@ -341,6 +341,36 @@ TEST_F(BlkTest, LeasesLastAsLongAsTheOperation) {
   EXPECT_EQ(Read(request.status), kOk);
 }
 
+TEST_F(BlkTest, NoLeaseOutlastsTheUseOfAHeader) {
+  StartFaulty();
+  // Header, segments, data and status on pages of their own: how many of them
+  // are leased while the operation is in flight. One is the status's.
+  auto expect = [&](uint64_t pages, uint32_t type, const std::string& out,
+                    uint32_t in) {
+    Request request = Make(type, 0, out, in);
+    for (Buffer& buffer : request.buffers) {
+      const GuestAddress page = ram_.AllocPages(1);
+      ram_.Write(page, ram_.Bytes(buffer.address, buffer.length));
+      buffer.address = page;
+    }
+    request.status = request.buffers.back().address;
+    fault_.Hold();
+    Offer(request);
+    EXPECT_TRUE(fault_.WaitForHeld(1));
+    // The turn that served it may still lease the rings.
+    EXPECT_TRUE(Eventually([&] { return ram_.LeasedBytes() == pages * 4096; }))
+        << type;
+    fault_.Release();
+    EXPECT_OK(driver_->WaitUsed(0));
+    EXPECT_EQ(Read(request.status), kOk);
+  };
+  expect(1, kFlush, "", 0);
+  expect(1, kTrim, Segment(0, 8), 0);
+  expect(1, kZero, Segment(0, 8), 0);
+  expect(2, kIn, "", 512);
+  expect(3, kOut, std::string(512, 'x'), 0);
+}
+
 TEST_F(BlkTest, ErrorsOfTheHostReachTheGuestAndTheCounters) {
   StartFaulty();
   fault_.Fail(DiskOp::Kind::kRead, EIO);
@@ -593,6 +623,61 @@ TEST_F(BlkTest, TheEndOfTheWriteBackCacheBeginsAFlush) {
   EXPECT_EQ(Kinds(), (std::vector{DiskOp::Kind::kWrite, DiskOp::Kind::kFlush,
                                   DiskOp::Kind::kFlush}));
   EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
+}
+
+// The device's own flush does not cover them.
+TEST_F(BlkTest, WritesUnderWayAtTheSwitchAreFlushedBeforeTheyAreAnswered) {
+  using Kind = DiskOp::Kind;
+  StartFaulty();
+  std::vector<Kind> expected;
+  auto run = [&](const Request& request, uint8_t writeback,
+                 std::vector<Kind> kinds) {
+    Switch(1);
+    fault_.Hold();
+    Offer(request);
+    ASSERT_TRUE(fault_.WaitForHeld(1));
+    Switch(0);
+    ASSERT_TRUE(fault_.WaitForHeld(2));
+    Switch(writeback);
+    fault_.Release();
+    ASSERT_OK(driver_->WaitUsed(0));
+    EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
+    expected.insert(expected.end(), kinds.begin(), kinds.end());
+    EXPECT_EQ(Kinds(), expected);
+  };
+  const Request write = Make(kOut, 0, std::string(512, 'x'));
+  run(write, 0, {Kind::kWrite, Kind::kFlush, Kind::kFlush});
+  EXPECT_EQ(Read(write.status), kOk);
+  run(Make(kZero, 0, Segment(0, 8)), 0,
+      {Kind::kWriteZeroes, Kind::kFlush, Kind::kFlush});
+  run(Make(kTrim, 0, Segment(0, 8)), 0,
+      {Kind::kDiscard, Kind::kFlush, Kind::kFlush});
+  run(Make(kIn, 0, "", 512), 0, {Kind::kRead, Kind::kFlush});
+  run(Make(kFlush, 0, ""), 0, {Kind::kFlush, Kind::kFlush});
+  // There and back: the driver flushes again.
+  run(Make(kOut, 0, std::string(512, 'x')), 1, {Kind::kWrite, Kind::kFlush});
+  // The answer is the flush's.
+  fault_.Fail(Kind::kFlush, EIO);
+  const Request lost = Make(kOut, 8, std::string(512, 'x'));
+  run(lost, 0, {Kind::kWrite, Kind::kFlush, Kind::kFlush});
+  EXPECT_EQ(Read(lost.status), kIoError);
+  EXPECT_EQ(blk_->counters().writes, 2u);
+}
+
+// What it was to make durable is lost: a later write must not seem to cover it.
+TEST_F(BlkTest, WhenItsOwnFlushFailedNoDurableWriteSucceeds) {
+  StartFaulty();
+  EXPECT_EQ(Do(kOut, 0, std::string(512, 'x')), kOk);
+  fault_.Fail(DiskOp::Kind::kFlush, EIO);
+  Switch(0);
+  EXPECT_TRUE(Eventually([&] { return !blk_->counters().errors.empty(); }));
+  fault_.Fail(DiskOp::Kind::kFlush, 0);
+  EXPECT_EQ(Do(kOut, 8, std::string(512, 'x')), kIoError);
+  EXPECT_EQ(Do(kZero, 0, Segment(16, 8)), kIoError);
+  EXPECT_EQ(Do(kIn, 0, "", 512), kOk);
+  Switch(1);
+  EXPECT_EQ(Do(kOut, 8, std::string(512, 'x')), kOk);
+  EXPECT_EQ(Do(kFlush, 0), kIoError);
 }
 
 TEST_F(BlkTest, ASwitchWithoutTheFeatureFlushesNothing) {

@@ -27,8 +27,8 @@ class DiskEngine {
     virtual void OnDiskOpsSettled() = 0;
   };
 
-  // Waits for what is in flight, without telling the client. On the loop's
-  // thread, or when the loop no longer runs.
+  // Gives up what Cancel gives up and waits for the rest, without telling the
+  // client of either. On the loop's thread, or when the loop no longer runs.
   virtual ~DiskEngine() = default;
 
   // "io_uring", "threads".
@@ -37,9 +37,12 @@ class DiskEngine {
   virtual void Submit(DiskOp* op) = 0;
   // Starts what was submitted. Not needed within the client's callbacks.
   virtual void Commit() = 0;
-  // Gives up the discards and zeroes that have not begun: the client hears of
-  // them later, with ECANCELED. Everything else goes on.
-  virtual void CancelSlow() = 0;
+  // Gives up what was submitted so far, but for operations with `keep`. What
+  // has not begun never does, a transfer ends with the attempt under way (at
+  // most kDiskAttempt bytes): the client hears of these later, with ECANCELED.
+  // A flush, discard or write-zeroes that has begun is done to its end, and so
+  // may be the last attempt of a transfer.
+  virtual void Cancel() = 0;
 };
 
 enum class DiskEngineKind {

@@ -76,7 +76,7 @@ void DiskFakeEngine::Submit(DiskOp* op) {
   }
 }
 
-void DiskFakeEngine::CancelSlow() {
+void DiskFakeEngine::Cancel() {
   base::MutexLock lock(&fault_.mutex_);
   std::vector<DiskOp*> slow, kept;
   for (DiskOp* op : fault_.held_) {
@@ -93,7 +93,8 @@ void DiskFakeEngine::Finish(const std::vector<DiskOp*>& ops) {
   loop_.Post([this, ops] {
     for (DiskOp* op : ops) {
       const int error = fault_.ErrorOf(op->kind);
-      client_.OnDiskOpDone(op, error != 0 ? error : RunBlocking(*op));
+      client_.OnDiskOpDone(
+          op, error != 0 ? FinishOp(*op, error) : RunBlocking(*op));
     }
     client_.OnDiskOpsSettled();
   });

@@ -53,7 +53,8 @@ class DiskFakeEngine : public DiskEngine {
   absl::string_view name() const override { return "fake"; }
   void Submit(DiskOp* op) override;
   void Commit() override {}
-  void CancelSlow() override;
+  // Transfers and flushes count as begun, what IsSlow as waiting.
+  void Cancel() override;
 
  private:
   friend class DiskFault;

@@ -73,11 +73,12 @@ class DiskFile {
   // fdatasync(2), as FinishFlush sees it.
   int Flush();
 
-  // The result of a flush that somebody else did. After a failure the page
-  // cache may have dropped what it could not write, and a later fdatasync says
-  // nothing of it: so every later flush of a file fails with the first errno
-  // until it is opened anew. With O_DIRECT too, which a file system may serve
-  // from its cache.
+  // The result of a flush that somebody else did, or of a write with RWF_DSYNC,
+  // whose error may be that of another write before it. After a failure the
+  // page cache may have dropped what it could not write, and a later fdatasync
+  // says nothing of it: so every later flush of a file fails with the first
+  // errno until it is opened anew. With O_DIRECT too, which a file system may
+  // serve from its cache.
   int FinishFlush(int error);
 
  private:

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kMaxIdleRounds = 1000;
 
-int Transfer(DiskOp& op) {
+int Transfer(DiskOp& op, absl::FunctionRef<bool()> give_up) {
   for (;;) {
     const DiskBuffers buffers = RemainingBuffers(op);
     const off_t at = op.offset + op.transferred;
@@ -24,6 +24,7 @@ int Transfer(DiskOp& op) {
     const DiskProgress progress =
         AdvanceTransfer(op, moved < 0 ? -errno : moved);
     if (progress.done) return progress.error;
+    if (give_up()) return ECANCELED;
   }
 }
 
@@ -33,10 +34,25 @@ int ThenFlush(DiskOp& op, int error) {
 
 }  // namespace
 
-DiskBuffers RemainingBuffers(const DiskOp& op) {
-  const size_t left = op.buffers.size() - op.next_buffer;
-  return {op.buffers.data() + op.next_buffer,
-          static_cast<int>(std::min<size_t>(left, IOV_MAX))};
+DiskBuffers RemainingBuffers(DiskOp& op) {
+  const struct iovec* first = op.buffers.data() + op.next_buffer;
+  const size_t left =
+      std::min<size_t>(op.buffers.size() - op.next_buffer, IOV_MAX);
+  size_t count = 0;
+  // O_DIRECT is particular about where buffers begin and end: whole ones.
+  for (uint64_t size = 0; count < left; ++count) {
+    size += first[count].iov_len;
+    if (size > kDiskAttempt) break;
+  }
+  if (count > 0 || left == 0) return {first, static_cast<int>(count)};
+  op.part = {first->iov_base, kDiskAttempt};
+  return {&op.part, 1};
+}
+
+int FinishOp(const DiskOp& op, int error) {
+  const bool synced = op.kind == DiskOp::Kind::kFlush ||
+                      (op.kind == DiskOp::Kind::kWrite && op.durable);
+  return synced ? op.file->FinishFlush(error) : error;
 }
 
 DiskProgress AdvanceTransfer(DiskOp& op, int64_t result) {
@@ -44,7 +60,7 @@ DiskProgress AdvanceTransfer(DiskOp& op, int64_t result) {
     if (++op.idle_rounds < kMaxIdleRounds) return {};
     return {true, EIO};
   }
-  if (result < 0) return {true, static_cast<int>(-result)};
+  if (result < 0) return {true, FinishOp(op, static_cast<int>(-result))};
   uint64_t moved = result;
   // More than was asked for: no kernel does that, and nothing good follows.
   if (moved > op.length - op.transferred) return {true, EIO};
@@ -59,16 +75,21 @@ DiskProgress AdvanceTransfer(DiskOp& op, int64_t result) {
     moved -= part;
     if (buffer.iov_len == 0) ++op.next_buffer;
   }
-  return {op.transferred == op.length, 0};
+  if (op.transferred < op.length) return {};
+  return {true, FinishOp(op, 0)};
 }
 
 int RunBlocking(DiskOp& op) {
+  return RunBlocking(op, [] { return false; });
+}
+
+int RunBlocking(DiskOp& op, absl::FunctionRef<bool()> give_up) {
   switch (op.kind) {
     case DiskOp::Kind::kRead:
-      return Transfer(op);
+      return Transfer(op, give_up);
     case DiskOp::Kind::kWrite: {
       const int missing = op.file->CheckPresent(op.offset, op.length);
-      return missing != 0 ? missing : Transfer(op);
+      return missing != 0 ? missing : Transfer(op, give_up);
     }
     case DiskOp::Kind::kFlush:
       return op.file->Flush();

@@ -8,9 +8,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "cloister/devices/virtio/disk_file.h"
 
 namespace cloister::devices::virtio {
+
+// Bytes that one attempt at a transfer moves at most: what has to be waited for
+// before a transfer that nobody wants any more ends. A multiple of any disk's
+// blocks.
+inline constexpr uint64_t kDiskAttempt = 4 << 20;
 
 // One operation on a disk file. Plain data: the submitter fills the first part,
 // and keeps this, the file and the buffers until the engine says it is done.
@@ -26,12 +32,16 @@ struct DiskOp {
   // What changes the file is durable before it is done.
   bool durable = false;
   bool unmap = false;  // kWriteZeroes: the storage may go
+  // Done to its end even if the engine is told to give up, or ends.
+  bool keep = false;
 
   // The engine's.
   size_t next_buffer = 0;
   uint64_t transferred = 0;
   int idle_rounds = 0;
   int early_error = 0;
+  struct iovec part = {};  // of a buffer of more than kDiskAttempt
+  uint64_t cancels = 0;    // the engine's count of them at Submit
 };
 
 // Discards and zeroes: the host may take its time over them.
@@ -45,22 +55,30 @@ struct DiskProgress {
   int error = 0;  // if done
 };
 
-// The rest of a transfer's buffers, as much as one system call takes.
+// The rest of a transfer's buffers, as much as one attempt takes: whole ones,
+// or a part of a single one. Valid until the next call for `op`.
 struct DiskBuffers {
   const struct iovec* data = nullptr;
   int count = 0;
 };
-DiskBuffers RemainingBuffers(const DiskOp& op);
+DiskBuffers RemainingBuffers(DiskOp& op);
+
+// What an operation that came to `error` is answered with. Flushes and durable
+// writes are as DiskFile::FinishFlush sees them, the rest as it is.
+int FinishOp(const DiskOp& op, int error);
 
 // Accounts for `result` of preadv2(2) or pwritev2(2), negative errno in the
 // manner of io_uring. Transfers that moved less than asked go on; interrupted
 // ones are tried again; the end of the file is EIO, for the range was inside
 // the disk: somebody cut the file short. A transfer that makes no progress for
-// 1000 attempts ends with EIO.
+// 1000 attempts ends with EIO. The end of a durable write is FinishOp's.
 DiskProgress AdvanceTransfer(DiskOp& op, int64_t result);
 
 // Does all of `op` on the calling thread; 0 or an errno.
 int RunBlocking(DiskOp& op);
+// As above, but a transfer that takes several attempts ends with ECANCELED once
+// `give_up`, asked between two of them, says so.
+int RunBlocking(DiskOp& op, absl::FunctionRef<bool()> give_up);
 
 }  // namespace cloister::devices::virtio
 

@@ -50,6 +50,10 @@ class DiskOpRecorder : public DiskEngine::Client {
     done_.erase(op);  // the test may reuse it
     return error;
   }
+  int settled() {
+    base::MutexLock lock(&mutex_);
+    return settled_;
+  }
   int WaitSettled() {
     base::MutexLock lock(&mutex_);
     while (settled_ == 0) changed_.Wait(&mutex_);

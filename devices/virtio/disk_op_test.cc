@@ -138,6 +138,58 @@ TEST(RunBlockingTest, TakesMoreBuffersThanOneSystemCall) {
   EXPECT_EQ(image.Read(0, kMiB), out);
 }
 
+TEST(RemainingBuffersTest, TakesWholeBuffersUpToOneAttempt) {
+  DiskOp op;
+  op.buffers = {{nullptr, kDiskAttempt - kMiB},
+                {nullptr, kMiB},
+                {nullptr, 512},
+                {nullptr, kDiskAttempt}};
+  EXPECT_EQ(RemainingBuffers(op).count, 2);
+  op.next_buffer = 2;
+  EXPECT_EQ(RemainingBuffers(op).count, 1);
+}
+
+TEST(RemainingBuffersTest, TakesAPartOfOneThatIsLarger) {
+  uint8_t byte = 0;
+  DiskOp op;
+  op.length = 2 * kDiskAttempt + 512;
+  op.buffers = {{&byte, op.length}};
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const DiskBuffers rest = RemainingBuffers(op);
+    ASSERT_EQ(rest.count, 1);
+    EXPECT_EQ(rest.data->iov_len, kDiskAttempt);
+    EXPECT_EQ(rest.data->iov_base, op.buffers[0].iov_base);
+    EXPECT_FALSE(AdvanceTransfer(op, kDiskAttempt).done);
+  }
+  EXPECT_EQ(RemainingBuffers(op).data->iov_len, 512u);
+  EXPECT_TRUE(AdvanceTransfer(op, 512).done);
+}
+
+TEST(RunBlockingTest, MovesMoreThanOneAttempt) {
+  DiskTestFile image(3 * kDiskAttempt);
+  std::shared_ptr<DiskFile> file = image.Open();
+  std::string out = DiskTestPattern(3 * kDiskAttempt - 512, 4);
+  DiskOp write = Op(DiskOp::Kind::kWrite, *file, 512, &out);
+  EXPECT_EQ(RunBlocking(write), 0);
+  EXPECT_EQ(image.Read(512, out.size()), out);
+}
+
+TEST(RunBlockingTest, GivesUpBetweenAttempts) {
+  DiskTestFile image(2 * kDiskAttempt);
+  std::shared_ptr<DiskFile> file = image.Open();
+  std::string out = DiskTestPattern(2 * kDiskAttempt, 5);
+  DiskOp write = Op(DiskOp::Kind::kWrite, *file, 0, &out);
+  EXPECT_EQ(RunBlocking(write, [] { return true; }), ECANCELED);
+  EXPECT_EQ(image.Read(0, kDiskAttempt), out.substr(0, kDiskAttempt));
+  EXPECT_EQ(image.Read(kDiskAttempt, kDiskAttempt),
+            std::string(kDiskAttempt, '\0'));
+  // What takes one attempt is done.
+  std::string little(512, 'x');
+  DiskOp read = Op(DiskOp::Kind::kRead, *file, 0, &little);
+  EXPECT_EQ(RunBlocking(read, [] { return true; }), 0);
+  EXPECT_EQ(little, out.substr(0, 512));
+}
+
 TEST(RunBlockingTest, ReportsErrors) {
   DiskTestFile image(kMiB);
   std::shared_ptr<DiskFile> file = image.Open(/*read_only=*/true);

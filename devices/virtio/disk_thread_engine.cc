@@ -35,12 +35,14 @@ DiskThreadEngine::~DiskThreadEngine() {
   {
     base::MutexLock lock(&mutex_);
     stopping_ = true;
+    GiveUp();
   }
   work_.SignalAll();
   for (std::thread& thread : threads_) thread.join();
 }
 
 void DiskThreadEngine::Submit(DiskOp* op) {
+  op->cancels = cancels_;
   {
     base::MutexLock lock(&mutex_);
     waiting_.push_back(op);
@@ -48,18 +50,25 @@ void DiskThreadEngine::Submit(DiskOp* op) {
   work_.Signal();
 }
 
-void DiskThreadEngine::CancelSlow() {
+std::vector<DiskOp*> DiskThreadEngine::GiveUp() {
+  ++cancels_;
+  std::deque<DiskOp*> kept;
+  std::vector<DiskOp*> given_up;
+  for (DiskOp* op : waiting_) {
+    if (op->keep) {
+      kept.push_back(op);
+    } else {
+      given_up.push_back(op);
+    }
+  }
+  waiting_.swap(kept);
+  return given_up;
+}
+
+void DiskThreadEngine::Cancel() {
   {
     base::MutexLock lock(&mutex_);
-    std::deque<DiskOp*> kept;
-    for (DiskOp* op : waiting_) {
-      if (IsSlow(op->kind)) {
-        done_.emplace_back(op, ECANCELED);
-      } else {
-        kept.push_back(op);
-      }
-    }
-    waiting_.swap(kept);
+    for (DiskOp* op : GiveUp()) done_.emplace_back(op, ECANCELED);
   }
   done_event_.Signal();
 }
@@ -74,7 +83,8 @@ void DiskThreadEngine::Work() {
       op = waiting_.front();
       waiting_.pop_front();
     }
-    const int error = RunBlocking(*op);
+    const int error =
+        RunBlocking(*op, [&] { return !op->keep && op->cancels != cancels_; });
     {
       base::MutexLock lock(&mutex_);
       done_.emplace_back(op, error);

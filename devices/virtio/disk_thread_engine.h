@@ -2,7 +2,9 @@
 #ifndef CLOISTER_DEVICES_VIRTIO_DISK_THREAD_ENGINE_H_
 #define CLOISTER_DEVICES_VIRTIO_DISK_THREAD_ENGINE_H_
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -33,18 +35,21 @@ class DiskThreadEngine : public DiskEngine {
   absl::string_view name() const override { return "threads"; }
   void Submit(DiskOp* op) override;
   void Commit() override {}
-  void CancelSlow() override;
+  void Cancel() override;
 
  private:
   DiskThreadEngine(base::EventLoop& loop, Client& client, base::EventFd done)
       : loop_(loop), client_(client), done_event_(std::move(done)) {}
   void Work();
   void OnDone();
+  // Takes out of waiting_ what a cancel gives up.
+  std::vector<DiskOp*> GiveUp() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   base::EventLoop& loop_;
   Client& client_;
   const base::EventFd done_event_;
   std::vector<std::thread> threads_;
+  std::atomic<uint64_t> cancels_{0};
 
   base::Mutex mutex_;
   base::CondVar work_;

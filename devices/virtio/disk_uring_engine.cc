@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<DiskEngine>> DiskUringEngine::Create(
                              "io_uring_register(IORING_REGISTER_PROBE)");
   }
   ASSIGN_OR_RETURN(engine->slow_,
-                   DiskThreadEngine::Create(loop, client, /*threads=*/1,
+                   DiskThreadEngine::Create(loop, *engine, /*threads=*/1,
                                             std::move(on_thread_start)));
   RETURN_IF_ERROR(
       loop.Add(engine->ring_.ring_fd, EPOLLIN,
@@ -56,21 +56,47 @@ DiskUringEngine::~DiskUringEngine() {
   if (!ring_valid_) return;
   loop_.Remove(ring_.ring_fd);
   *retrying_ = false;
-  backlog_.clear();
+  GiveUp();
+  slow_.reset();
   // The kernel writes to the guest's memory until it has reported.
-  while (in_flight_ > 0) {
+  while (in_flight_ > 0 || !backlog_.empty()) {
+    PrepareBacklog();
     const int result = io_uring_submit_and_wait(&ring_, 1);
     if (result < 0 && result != -EINTR && result != -EAGAIN &&
         result != -EBUSY) {
       break;
     }
-    struct io_uring_cqe* cqe;
-    while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-      io_uring_cqe_seen(&ring_, cqe);
-      --in_flight_;
-    }
+    while (Reap().has_value()) continue;
   }
   io_uring_queue_exit(&ring_);
+}
+
+std::vector<DiskOp*> DiskUringEngine::GiveUp() {
+  ++cancels_;
+  std::deque<DiskOp*> kept;
+  std::vector<DiskOp*> given_up;
+  for (DiskOp* op : backlog_) {
+    if (op->keep) {
+      kept.push_back(op);
+    } else {
+      given_up.push_back(op);
+    }
+  }
+  backlog_.swap(kept);
+  return given_up;
+}
+
+void DiskUringEngine::Cancel() {
+  slow_->Cancel();
+  std::vector<DiskOp*> given_up = GiveUp();
+  if (given_up.empty()) return;
+  loop_.Post([this, given_up = std::move(given_up),
+              alive = std::weak_ptr<bool>(alive_)] {
+    if (alive.expired()) return;
+    for (DiskOp* op : given_up) client_.OnDiskOpDone(op, ECANCELED);
+    client_.OnDiskOpsSettled();
+    Commit();
+  });
 }
 
 void DiskUringEngine::Submit(DiskOp* op) {
@@ -81,7 +107,8 @@ void DiskUringEngine::Submit(DiskOp* op) {
   if (op->kind == DiskOp::Kind::kWrite) {
     op->early_error = op->file->CheckPresent(op->offset, op->length);
   }
-  if (!backlog_.empty() || !Prepare(op)) backlog_.push_back(op);
+  op->cancels = cancels_;
+  backlog_.push_back(op);
 }
 
 bool DiskUringEngine::Prepare(DiskOp* op) {
@@ -111,6 +138,7 @@ void DiskUringEngine::PrepareBacklog() {
 }
 
 void DiskUringEngine::Commit() {
+  PrepareBacklog();
   while (io_uring_sq_ready(&ring_) > 0) {
     const int result = io_uring_submit(&ring_);
     if (result > 0 || result == -EINTR) continue;
@@ -129,29 +157,42 @@ DiskProgress DiskUringEngine::Account(DiskOp* op, int result) {
   if (op->early_error != 0) return {true, op->early_error};
   if (op->kind != DiskOp::Kind::kFlush) return AdvanceTransfer(*op, result);
   if (result == -EINTR || result == -EAGAIN) return {};
-  return {true, op->file->FinishFlush(result < 0 ? -result : 0)};
+  return {true, FinishOp(*op, result < 0 ? -result : 0)};
+}
+
+std::optional<DiskUringEngine::Attempt> DiskUringEngine::Reap() {
+  struct io_uring_cqe* cqe;
+  if (io_uring_peek_cqe(&ring_, &cqe) != 0) return std::nullopt;
+  DiskOp* op = static_cast<DiskOp*>(io_uring_cqe_get_data(cqe));
+  const int result = cqe->res;
+  io_uring_cqe_seen(&ring_, cqe);
+  --in_flight_;
+  DiskProgress progress = Account(op, result);
+  if (progress.done) return Attempt{op, progress};
+  if (!op->keep && op->cancels != cancels_) {
+    progress = {true, ECANCELED};
+  } else if (!Prepare(op)) {
+    backlog_.push_front(op);
+  }
+  return Attempt{op, progress};
+}
+
+void DiskUringEngine::OnDiskOpsSettled() {
+  client_.OnDiskOpsSettled();
+  Commit();  // what the callbacks submitted
 }
 
 void DiskUringEngine::OnReady() {
-  struct io_uring_cqe* cqe;
   bool any = false;
   // One turn: what comes in the meantime has the next one.
   for (unsigned i = 0; i < kEntries; ++i) {
-    if (io_uring_peek_cqe(&ring_, &cqe) != 0) break;
-    DiskOp* op = static_cast<DiskOp*>(io_uring_cqe_get_data(cqe));
-    const int result = cqe->res;
-    io_uring_cqe_seen(&ring_, cqe);
-    --in_flight_;
-    const DiskProgress progress = Account(op, result);
-    if (progress.done) {
-      any = true;
-      client_.OnDiskOpDone(op, progress.error);
-    } else if (!Prepare(op)) {
-      backlog_.push_front(op);
-    }
+    const std::optional<Attempt> attempt = Reap();
+    if (!attempt.has_value()) break;
+    if (!attempt->progress.done) continue;
+    any = true;
+    client_.OnDiskOpDone(attempt->op, attempt->progress.error);
   }
   if (any) client_.OnDiskOpsSettled();
-  PrepareBacklog();
   Commit();
 }
 

@@ -4,9 +4,12 @@
 
 #include <liburing.h>
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "cloister/base/event_loop.h"
@@ -17,8 +20,10 @@ namespace cloister::devices::virtio {
 // Disk operations by io_uring(7): one system call for many. What io_uring
 // cannot do on all kernels (discard and zeroes on block devices, with their
 // fallbacks) goes to a thread.
-class DiskUringEngine : public DiskEngine {
+class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
  public:
+  using Client = DiskEngine::Client;
+
   // Operations that are handed to the kernel at once; more wait their turn.
   static constexpr unsigned kEntries = 256;
 
@@ -32,24 +37,40 @@ class DiskUringEngine : public DiskEngine {
   absl::string_view name() const override { return "io_uring"; }
   void Submit(DiskOp* op) override;
   void Commit() override;
-  void CancelSlow() override { slow_->CancelSlow(); }
+  void Cancel() override;
 
  private:
   DiskUringEngine(base::EventLoop& loop, Client& client)
       : loop_(loop), client_(client) {}
+  // DiskEngine::Client of the thread.
+  void OnDiskOpDone(DiskOp* op, int error) override {
+    client_.OnDiskOpDone(op, error);
+  }
+  void OnDiskOpsSettled() override;
   // Queues one attempt at `op` if the ring has room; false if not.
   bool Prepare(DiskOp* op);
   void PrepareBacklog();
   void OnReady();
   // Accounts for one attempt's result.
   static DiskProgress Account(DiskOp* op, int result);
+  struct Attempt {
+    DiskOp* op = nullptr;
+    DiskProgress progress;
+  };
+  // The next attempt that the ring reports, if there is one; prepares another
+  // where the operation goes on.
+  std::optional<Attempt> Reap();
+  // Takes out of backlog_ what a cancel gives up.
+  std::vector<DiskOp*> GiveUp();
 
   base::EventLoop& loop_;
   Client& client_;
   struct io_uring ring_ = {};
   bool ring_valid_ = false;
   unsigned in_flight_ = 0;       // attempts that the ring has yet to report
-  std::deque<DiskOp*> backlog_;  // what waits for room in the ring
+  std::deque<DiskOp*> backlog_;  // waits for a commit, or room in the ring
+  uint64_t cancels_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // no one else's
   std::shared_ptr<bool> retrying_ = std::make_shared<bool>(false);
   std::unique_ptr<DiskEngine> slow_;
 };

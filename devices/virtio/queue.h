@@ -32,9 +32,9 @@ struct QueueConfig {
   bool event_idx = false;       // VIRTIO_F_EVENT_IDX
 };
 
-// One request of the driver: its buffers, leased until this object is gone or
-// pushed back. All readable bytes come before all writable ones. Move-only;
-// may be handed to another thread.
+// One request of the driver: its buffers, leased until this object is gone,
+// pushed back, or asked to release them. All readable bytes come before all
+// writable ones. Move-only; may be handed to another thread.
 class Chain {
  public:
   Chain(Chain&&) noexcept = default;
@@ -60,6 +60,10 @@ class Chain {
   absl::StatusOr<std::vector<struct iovec>> WritableIovecs(uint64_t offset,
                                                            uint64_t size);
 
+  // Ends the leases of the readable part, for a device that is done with it
+  // before it is with the request. Reading it is OutOfRange from then on.
+  void ReleaseReadable() { readable_.clear(); }
+
   // Of PopUnleased: where the writable buffers are. Nothing is known about such
   // memory, not even that it exists.
   absl::Span<const memory::GuestRange> unleased() const { return unleased_; }
@@ -70,7 +74,7 @@ class Chain {
   friend class ChainBuilder;
   Chain() = default;
   void DropLeases() {
-    readable_.clear();
+    ReleaseReadable();
     writable_.clear();
   }
 

@@ -265,6 +265,25 @@ TEST_P(QueueTest, LeasesBuffersUntilPushedAndRingsNever) {
   }
 }
 
+TEST_P(QueueTest, ReleasesTheReadablePartAlone) {
+  const Buffer in = {ram_.AllocPages(1), 100, false};
+  const Buffer out = {ram_.AllocPages(1), 100, true};
+  Offer({in, out});
+  Chain chain = Pop();
+  EXPECT_EQ(ram_.LeasedBytes(), 2 * uint64_t{4096});
+  chain.ReleaseReadable();
+  EXPECT_EQ(ram_.LeasedBytes(), uint64_t{4096});
+  uint8_t byte = 1;
+  EXPECT_THAT(chain.Read(0, absl::MakeSpan(&byte, 1)),
+              base::StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_THAT(chain.ReadableIovecs(0, 1),
+              base::StatusIs(absl::StatusCode::kOutOfRange));
+  EXPECT_OK(chain.Write(0, absl::MakeConstSpan(&byte, 1)));
+  ASSERT_OK(queue_->Push(std::move(chain), 1));
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  EXPECT_TRUE(driver_->PopUsed().has_value());
+}
+
 TEST_P(QueueTest, InterruptsAsTheDriverAsks) {
   auto push = [&] {
     Offer({Writable(1)});
