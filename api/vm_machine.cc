@@ -317,10 +317,11 @@ std::vector<AddressWindow> VmMachine::Windows() {
   vmm::MicroVm* machine = vm();
   if (machine == nullptr) return windows;
   base::MutexLock lock(&mutex_);
-  const bool msi_x =
-      vmm::OffersMsiX(config_.confidential.backend, machine->backend());
+  const confidential::BackendKind kind = machine->backend();
+  const bool msi_x = vmm::OffersMsiX(config_.confidential.backend,
+                                     kind != confidential::BackendKind::kOff);
   for (vmm::RegisterWindow& window :
-       vmm::RegisterWindows(config_.devices, machine->backend(), msi_x)) {
+       vmm::RegisterWindows(config_.devices, kind, msi_x)) {
     windows.push_back({std::move(window.name), window.range});
   }
   for (const vmm::ExtraDevice& extra : options_.hooks.extra_devices) {

@@ -291,7 +291,7 @@ absl::Status VmBuilder::CreateDevices() {
   parts.view = vm_->view_.get();
   parts.log = hooks_.log;
   parts.confidential = kind_ != BackendKind::kOff;
-  parts.msi_x = OffersMsiX(config_.confidential.backend, kind_);
+  parts.msi_x = OffersMsiX(config_.confidential.backend, parts.confidential);
   parts.on_thread_start = OnThreadStart(ThreadKind::kDevice);
   parts.ram = config_.memory.bytes;
   parts.balloon_pages = std::make_unique<BalloonMemory>(

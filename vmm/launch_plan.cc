@@ -16,7 +16,6 @@
 #include "cloister/boot/e820.h"
 #include "cloister/boot/linux_loader.h"
 #include "cloister/boot/shim/layout.h"
-#include "cloister/confidential/backend_kind.h"
 #include "cloister/vmm/device_config.h"
 #include "cloister/vmm/layout.h"
 #include "cloister/vmm/size.h"
@@ -93,9 +92,9 @@ std::string PlatformText(const VmConfig& config) {
                     "\n");
   }
   // Of a guest that is not confidential nothing is measured.
-  const bool msi_x =
-      config.confidential.backend == confidential::BackendChoice::kEmulated;
-  return text + DevicesText(config.devices, msi_x);
+  return text +
+         DevicesText(config.devices, OffersMsiX(config.confidential.backend,
+                                                /*is_confidential=*/true));
 }
 
 absl::Status CheckWindow(const GuestRange& window,

@@ -12,6 +12,9 @@
 
 namespace cloister::vmm {
 
+using confidential::BackendChoice;
+using confidential::BackendKind;
+using confidential::MmioCanBeEmulated;
 using devices::AcpiPm;
 using devices::virtio::MmioTransport;
 using memory::GuestAddress;
@@ -113,11 +116,18 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi) {
   return absl::OkStatus();
 }
 
-bool OffersMsiX(confidential::BackendChoice choice,
-                confidential::BackendKind kind) {
-  return confidential::MmioCanBeEmulated(kind) &&
-         (kind == confidential::BackendKind::kOff ||
-          choice != confidential::BackendChoice::kAuto);
+bool OffersMsiX(BackendChoice choice, bool is_confidential) {
+  if (!is_confidential) return MmioCanBeEmulated(BackendKind::kOff);
+  switch (choice) {
+    case BackendChoice::kEmulated:
+      return MmioCanBeEmulated(BackendKind::kEmulated);
+    case BackendChoice::kSwProtected:
+      return MmioCanBeEmulated(BackendKind::kSwProtected);
+    case BackendChoice::kAuto:
+    case BackendChoice::kOff:
+      break;
+  }
+  return false;
 }
 
 std::vector<RegisterWindow> RegisterWindows(const DevicesConfig& config,

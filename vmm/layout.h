@@ -99,9 +99,8 @@ absl::Status AddVirtio(const DevicesConfig& config, boot::AcpiOptions& acpi);
 // Whether a guest's PCI devices offer MSI-X, whose table is in memory: where
 // its MMIO can be emulated, and, as the launch digest says what the guest sees
 // of its devices and is known before the host is, a confidential guest's only
-// with a backend that was asked for by name. `kind` is what came of `choice`.
-bool OffersMsiX(confidential::BackendChoice choice,
-                confidential::BackendKind kind);
+// with a backend that was asked for by name.
+bool OffersMsiX(confidential::BackendChoice choice, bool is_confidential);
 
 // A stretch of the address space with registers in it.
 struct RegisterWindow {

@@ -143,6 +143,15 @@ absl::Status CheckNoCapabilities() {
   return absl::OkStatus();
 }
 
+// Each change of identity makes the kernel set this to what
+// /proc/sys/fs/suid_dumpable says.
+absl::Status StayUndumpable() {
+  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+    return base::ErrnoStatus(errno, "prctl PR_SET_DUMPABLE");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Identity> ResolveIdentity(const std::string& user,
@@ -165,19 +174,6 @@ absl::Status EmptyBoundingSet() {
   }
   return absl::OkStatus();
 }
-
-namespace {
-
-// Each change of identity makes the kernel set this to what
-// /proc/sys/fs/suid_dumpable says.
-absl::Status StayUndumpable() {
-  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
-    return base::ErrnoStatus(errno, "prctl PR_SET_DUMPABLE");
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 absl::Status BecomeIdentity(const Identity& identity) {
   if (identity.gid.has_value()) {

@@ -37,9 +37,9 @@ namespace cloister::devices::virtio {
 // it off) every write is durable when it is acknowledged, those included that
 // were under way at the switch. What was acknowledged before it stays volatile
 // until a flush (5.2.6.2); as Linux sends none from then on, the device begins
-// one by itself. An error of the host's disk is
-// an I/O error of the request it hit. Requests run many at a time; the lease
-// of what the host still reads or writes lives exactly as long.
+// one by itself. An error of the host's disk is an I/O error of the request it
+// hit. Requests run many at a time; the lease of what the host still reads or
+// writes lives exactly as long.
 class Blk : public VirtioDevice,
             private DeviceRunner::Handler,
             private DiskEngine::Client {

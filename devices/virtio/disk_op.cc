@@ -34,6 +34,15 @@ int ThenFlush(DiskOp& op, int error) {
 
 }  // namespace
 
+std::vector<DiskOp*> TakeCancelled(std::deque<DiskOp*>& waiting) {
+  const auto first =
+      std::stable_partition(waiting.begin(), waiting.end(),
+                            [](const DiskOp* op) { return op->keep; });
+  std::vector<DiskOp*> cancelled(first, waiting.end());
+  waiting.erase(first, waiting.end());
+  return cancelled;
+}
+
 DiskBuffers RemainingBuffers(DiskOp& op) {
   const struct iovec* first = op.buffers.data() + op.next_buffer;
   const size_t left =

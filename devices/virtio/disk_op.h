@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -48,6 +49,13 @@ struct DiskOp {
 inline bool IsSlow(DiskOp::Kind kind) {
   return kind == DiskOp::Kind::kDiscard || kind == DiskOp::Kind::kWriteZeroes;
 }
+
+// Whether a cancel, of which the engine counts `cancels`, came after Submit.
+inline bool IsCancelled(const DiskOp& op, uint64_t cancels) {
+  return !op.keep && op.cancels != cancels;
+}
+// Takes out of `waiting`, of which none has begun, what a cancel gives up.
+std::vector<DiskOp*> TakeCancelled(std::deque<DiskOp*>& waiting);
 
 // What became of one attempt at a transfer.
 struct DiskProgress {

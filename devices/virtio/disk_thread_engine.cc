@@ -52,17 +52,7 @@ void DiskThreadEngine::Submit(DiskOp* op) {
 
 std::vector<DiskOp*> DiskThreadEngine::GiveUp() {
   ++cancels_;
-  std::deque<DiskOp*> kept;
-  std::vector<DiskOp*> given_up;
-  for (DiskOp* op : waiting_) {
-    if (op->keep) {
-      kept.push_back(op);
-    } else {
-      given_up.push_back(op);
-    }
-  }
-  waiting_.swap(kept);
-  return given_up;
+  return TakeCancelled(waiting_);
 }
 
 void DiskThreadEngine::Cancel() {
@@ -84,7 +74,7 @@ void DiskThreadEngine::Work() {
       waiting_.pop_front();
     }
     const int error =
-        RunBlocking(*op, [&] { return !op->keep && op->cancels != cancels_; });
+        RunBlocking(*op, [&] { return IsCancelled(*op, cancels_); });
     {
       base::MutexLock lock(&mutex_);
       done_.emplace_back(op, error);

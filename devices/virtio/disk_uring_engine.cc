@@ -73,17 +73,7 @@ DiskUringEngine::~DiskUringEngine() {
 
 std::vector<DiskOp*> DiskUringEngine::GiveUp() {
   ++cancels_;
-  std::deque<DiskOp*> kept;
-  std::vector<DiskOp*> given_up;
-  for (DiskOp* op : backlog_) {
-    if (op->keep) {
-      kept.push_back(op);
-    } else {
-      given_up.push_back(op);
-    }
-  }
-  backlog_.swap(kept);
-  return given_up;
+  return TakeCancelled(backlog_);
 }
 
 void DiskUringEngine::Cancel() {
@@ -169,7 +159,7 @@ std::optional<DiskUringEngine::Attempt> DiskUringEngine::Reap() {
   --in_flight_;
   DiskProgress progress = Account(op, result);
   if (progress.done) return Attempt{op, progress};
-  if (!op->keep && op->cancels != cancels_) {
+  if (IsCancelled(*op, cancels_)) {
     progress = {true, ECANCELED};
   } else if (!Prepare(op)) {
     backlog_.push_front(op);

@@ -52,6 +52,15 @@ class VsockDrainTest : public VsockTest {
         SendOp(forgotten ? VsockOp::kReset : VsockOp::kShutdown,
                forgotten ? 0 : VsockHeader::kNoSend | VsockHeader::kNoReceive));
   }
+  // The next packet to the guest but for news of credit.
+  void ExpectBehindCredit(VsockOp op) {
+    auto packet = Receive();
+    while (packet.ok() && packet->header.op == VsockOp::kCreditUpdate) {
+      packet = Receive();
+    }
+    ASSERT_OK(packet);
+    EXPECT_EQ(packet->header.op, op);
+  }
 };
 
 TEST_P(VsockDrainTest, HoldsDataThroughAShutdownUntilItIsRead) {
@@ -63,12 +72,7 @@ TEST_P(VsockDrainTest, HoldsDataThroughAShutdownUntilItIsRead) {
                    VsockHeader::kNoSend | VsockHeader::kNoReceive));
   EXPECT_TRUE(peer.Read(text.size()) == text);
   EXPECT_TRUE(peer.Ended());
-  auto packet = Receive();
-  while (packet.ok() && packet->header.op == VsockOp::kCreditUpdate) {
-    packet = Receive();
-  }
-  ASSERT_OK(packet);
-  EXPECT_EQ(packet->header.op, VsockOp::kReset);
+  ExpectBehindCredit(VsockOp::kReset);
 }
 
 // Slower than the guest's own patience with a close, and never idle for long:
@@ -97,10 +101,7 @@ TEST_P(VsockDrainTest, ASlowReaderGetsWhatAGuestLeftBehind) {
     EXPECT_TRUE(peer.Ended());
     EXPECT_EQ(counters().timeouts.value(), 0u);
     listener_.reset();
-    for (bool reset = forgotten; !reset;) {
-      ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
-      reset = packet.header.op == VsockOp::kReset;
-    }
+    if (!forgotten) ExpectBehindCredit(VsockOp::kReset);
   }
 }
 
@@ -121,8 +122,7 @@ TEST_P(VsockDrainTest, AReaderThatDoesNotReadIsNotWaitedForForever) {
       ASSERT_OK(SendData(text.substr(sent, kPiece)));
       sent += kPiece;
     }
-    ASSERT_OK(SendOp(forgotten ? VsockOp::kReset : VsockOp::kShutdown,
-                     forgotten ? 0 : 3));
+    End(forgotten);
     ++closed;
     ASSERT_TRUE(
         Eventually([&] { return counters().timeouts.value() == closed; }));
@@ -130,10 +130,7 @@ TEST_P(VsockDrainTest, AReaderThatDoesNotReadIsNotWaitedForForever) {
     EXPECT_LT(got.size(), sent);
     EXPECT_TRUE(got == text.substr(0, got.size()));
     listener_.reset();
-    for (bool reset = forgotten; !reset;) {
-      ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
-      reset = packet.header.op == VsockOp::kReset;
-    }
+    if (!forgotten) ExpectBehindCredit(VsockOp::kReset);
     EXPECT_TRUE(
         Eventually([&] { return counters().closed.value() == closed; }));
   }
@@ -153,10 +150,7 @@ TEST_P(VsockDrainTest, AForgottenConnectionIsNotInTheWayOfTheNext) {
   SendAll(text);
   ASSERT_OK(SendOp(VsockOp::kReset));
   ASSERT_OK(SendOp(VsockOp::kRequest));
-  for (bool answered = false; !answered;) {  // behind news of credit
-    ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
-    answered = packet.header.op == VsockOp::kResponse;
-  }
+  ExpectBehindCredit(VsockOp::kResponse);
   auto accepted = listener_->Accept();
   ASSERT_OK(accepted);
   Peer second(*std::move(accepted));
@@ -177,12 +171,7 @@ TEST_P(VsockDrainTest, WhatIsHeldForAPeerThatLeavesIsDropped) {
   const std::string text = Payload(VsockConnection::kBuffer);
   SendAll(text);
   peer.Close();
-  auto packet = Receive();
-  while (packet.ok() && packet->header.op == VsockOp::kCreditUpdate) {
-    packet = Receive();
-  }
-  ASSERT_OK(packet);
-  EXPECT_EQ(packet->header.op, VsockOp::kReset);
+  ExpectBehindCredit(VsockOp::kReset);
 }
 
 // The socket asks for more only when most of it is empty; what little is left
@@ -198,10 +187,7 @@ TEST_P(VsockDrainTest, ALittleThatIsLeftGoesWithoutBeingAskedFor) {
     End(forgotten);
     const std::string first = peer.Read(kPiece + 4096);
     ++closed;
-    for (bool reset = forgotten; !reset;) {
-      ASSERT_OK_AND_ASSIGN(Packet packet, Receive());
-      reset = packet.header.op == VsockOp::kReset;
-    }
+    if (!forgotten) ExpectBehindCredit(VsockOp::kReset);
     ASSERT_TRUE(
         Eventually([&] { return counters().closed.value() == closed; }));
     EXPECT_TRUE(first + peer.Read(text.size()) == text);
