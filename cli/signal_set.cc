@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <utility>
 
 #include "cloister/base/status_macros.h"
@@ -25,16 +26,12 @@ absl::StatusOr<std::unique_ptr<SignalSet>> SignalSet::Create(
   }
   base::UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd.valid()) return base::ErrnoStatus(errno, "signalfd");
-  sigset_t previous;
-  const int error = ::pthread_sigmask(SIG_BLOCK, &set, &previous);
+  const int error = ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   if (error != 0) return base::ErrnoStatus(error, "pthread_sigmask");
-  return std::unique_ptr<SignalSet>(new SignalSet(std::move(fd), previous));
+  return std::unique_ptr<SignalSet>(new SignalSet(std::move(fd)));
 }
 
-SignalSet::~SignalSet() {
-  Unregister();
-  ::pthread_sigmask(SIG_SETMASK, &previous_mask_, nullptr);
-}
+SignalSet::~SignalSet() { Unregister(); }
 
 absl::Status SignalSet::Register(base::EventLoop& loop, Handler handler) {
   Unregister();

@@ -2,7 +2,6 @@
 #ifndef CLOISTER_CLI_SIGNAL_SET_H_
 #define CLOISTER_CLI_SIGNAL_SET_H_
 
-#include <csignal>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -17,9 +16,9 @@ namespace cloister::cli {
 // Turns signals into calls on an event loop: signalfd(2).
 //
 // Create it before the process's first thread: the signals are blocked in the
-// calling thread, and threads inherit that. Destroying it restores the calling
-// thread's mask, so a signal that nobody took then has its usual effect.
-// Signals that are ignored when it is created (nohup) stay ignored.
+// calling thread, and threads inherit that. They stay blocked when it is gone:
+// a signal that comes while the process leaves changes nothing about its exit
+// code. Signals that are ignored when it is created (nohup) stay ignored.
 class SignalSet {
  public:
   using Handler = std::function<void(int signal)>;
@@ -36,12 +35,10 @@ class SignalSet {
   void Unregister();
 
  private:
-  SignalSet(base::UniqueFd fd, const sigset_t& previous)
-      : fd_(std::move(fd)), previous_mask_(previous) {}
+  explicit SignalSet(base::UniqueFd fd) : fd_(std::move(fd)) {}
   void OnReadable(const Handler& handler);
 
   base::UniqueFd fd_;
-  sigset_t previous_mask_;
   base::EventLoop* loop_ = nullptr;
 };
 

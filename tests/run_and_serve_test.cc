@@ -216,6 +216,7 @@ TEST_F(ProcessTest, ClientsOfRunSeeItsLogAndItsEnd) {
     seen = std::any_of(events.begin(), events.end(), is_warning);
   }
   process_->Signal(SIGTERM);
+  process_->Signal(SIGPWR);  // too late: it ends as the first one says
   EXPECT_THAT(process_->Wait(), IsOkAndHolds(128 + SIGTERM));
   reader.join();
   base::MutexLock lock(&mutex);
