@@ -47,8 +47,14 @@ absl::Status InUse(const std::string& path) {
 absl::StatusOr<base::UniqueFd> Lock(const std::string& path) {
   const std::string name = path + ".lock";
   for (;;) {
-    base::UniqueFd fd(
-        ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    // With O_CREAT alone, Linux refuses even root another user's file in a
+    // folder such as /tmp (fs.protected_regular), left there by a SIGKILL.
+    constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
+    base::UniqueFd fd(::open(name.c_str(), kFlags));
+    if (!fd.valid() && errno == ENOENT) {
+      fd.reset(::open(name.c_str(), kFlags | O_CREAT | O_EXCL, 0600));
+      if (!fd.valid() && errno == EEXIST) continue;
+    }
     if (!fd.valid())
       return base::ErrnoStatus(errno, absl::StrCat("open ", name));
     if (base::RetryOnEintr(

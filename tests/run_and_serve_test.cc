@@ -165,6 +165,38 @@ INSTANTIATE_TEST_SUITE_P(
                           sigabbrev_np(std::get<1>(info.param)));
     });
 
+// A folder like /tmp: who made a file there, or the folder, may remove it.
+TEST_F(ProcessTest, AnotherUserRemovesItsSockets) {
+  if (::geteuid() != 0) {
+    GTEST_SKIP() << "only root can become somebody else";
+  }
+  ASSERT_EQ(::chmod(folder_.c_str(), 01777), 0);
+  for (const char* command : {"run", "serve"}) {
+    SCOPED_TRACE(command);
+    std::vector<std::string> options = {"--user", "nobody"};
+    if (std::string(command) == "run") {
+      options.insert(options.end(),
+                     {"--vsock", absl::StrCat("cid=3,path=", Path("vsock"))});
+    } else {
+      options.insert(options.end(), {"--config-file", WriteConfig()});
+    }
+    // What a SIGKILL left behind.
+    for (int end : {SIGKILL, SIGTERM}) {
+      Start(command, options);
+      ASSERT_FALSE(HasFatalFailure());
+      ASSERT_NE(Connect(), nullptr);
+      for (const char* name : {"api", "api.lock", "vsock"}) {
+        EXPECT_TRUE(Exists(Path(name))) << name;
+      }
+      process_->Signal(end);
+      ASSERT_OK(process_->Wait());
+    }
+    for (const char* name : {"api", "api.lock", "vsock"}) {
+      EXPECT_FALSE(Exists(Path(name))) << name;
+    }
+  }
+}
+
 // A log as large as files may be: writes fail, and the guest goes on.
 TEST_F(ProcessTest, ALogThatMayNotGrowEndsNothing) {
   constexpr uint64_t kLimit = 256 << 20;  // the guest's memory is a file, too

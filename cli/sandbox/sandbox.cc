@@ -16,6 +16,7 @@
 #include "cloister/cli/crash_cleanup.h"
 #include "cloister/cli/exit_code.h"
 #include "cloister/cli/sandbox/refusal_handler.h"
+#include "cloister/cli/sandbox/socket_owner.h"
 #include "cloister/vmm/sandbox/seccomp_rules.h"
 
 namespace cloister::cli {
@@ -89,7 +90,10 @@ absl::Status Sandbox::EnterMain() {
   return filters_[static_cast<size_t>(vmm::ThreadKind::kMain)].Install();
 }
 
-absl::Status Sandbox::DropIdentity() { return BecomeIdentity(identity_); }
+absl::Status Sandbox::DropIdentity() {
+  GiveSocketFiles(identity_);
+  return BecomeIdentity(identity_);
+}
 
 std::string Sandbox::denied_hint() const {
   if (identity_.empty()) return "";

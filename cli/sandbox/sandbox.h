@@ -40,6 +40,7 @@ class Sandbox {
   absl::Status EnterMain();
 
   // Becomes --user and --group, once what needs root is open; all threads do.
+  // The files of listening sockets become that user's.
   absl::Status DropIdentity();
 
   // Explains an EACCES once that is done: "; the monitor has become user ...".

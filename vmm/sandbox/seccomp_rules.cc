@@ -244,6 +244,8 @@ void AddProcess(Table& table, const SeccompFacts& facts) {
     table.AllowIf(kAll, "setresuid", "to --user",
                   {{0, kLow32, uid}, {1, kLow32, uid}, {2, kLow32, uid}},
                   "--user");
+    table.AllowIf(0, "fchownat", "sockets' files become --user's",
+                  {{2, kLow32, uid}, {4, kLow32, AT_EMPTY_PATH}}, "--user");
   }
 }
 
