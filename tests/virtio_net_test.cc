@@ -7,13 +7,17 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
+#include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "cloister/api/client.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/doc_commands.h"
 #include "cloister/tests/guest_process.h"
@@ -26,6 +30,7 @@ namespace cloister::tests {
 namespace {
 
 using ::cloister::base::IsOkAndHolds;
+using nlohmann::json;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -33,7 +38,7 @@ using ::testing::SizeIs;
 
 constexpr char kCloister[] = "cli/cloister";
 constexpr char kTool[] = "tests/virtio_net_guest";  // bin/net_guest in guests
-constexpr std::chrono::seconds kPatience(800);
+const std::chrono::seconds kPatience(Soak() ? 2400 : 800);
 
 // What is moved each way.
 int MiB() { return Soak() ? 1024 : 64; }
@@ -159,6 +164,63 @@ class DevicesTest : public ::testing::TestWithParam<const char*> {
     return absl::StrReplaceAll(guest_->output().substr(before), {{"\r", ""}});
   }
 
+  // What the guest had converted, and what devices hold now.
+  json Get(const std::string& path) {
+    auto client = api::Client::Connect(folder_ + "/api");
+    EXPECT_OK(client);
+    if (!client.ok()) return {};
+    auto text = (*client)->Get(path);
+    EXPECT_OK(text) << path;
+    return text.ok() ? json::parse(*text, nullptr, false) : json();
+  }
+  bool Confidential() const { return std::string(GetParam()) != "off"; }
+  uint64_t Converted(const char* way) {
+    return Get("/memory/conversions")[way]["explicit"].value("requests",
+                                                             uint64_t{0});
+  }
+
+  // Has the guest convert memory until StopConverting: Linux takes pages for a
+  // device's rings when its driver comes, and shares them, and makes them
+  // private again when it goes. The second card, otherwise idle, has many.
+  void StartConverting() {
+    EXPECT_THAT(Do("touch /run/go; "
+                   "card=$(basename $(readlink /sys/class/net/eth1/device)); "
+                   "(cd /sys/bus/virtio/drivers/virtio_net; n=0; "
+                   "while [ -e /run/go ]; do echo $card >unbind; "
+                   "echo $card >bind; n=$((n+1)); done; "
+                   "echo came $n times. >/run/came) &"),
+                HasSubstr("ended with 0"));
+  }
+  // How often it came.
+  uint64_t StopConverting() {
+    const std::string said =
+        Do("rm /run/go; until [ -s /run/came ]; do sleep 0.1; done; "
+           "cat /run/came; rm /run/came");
+    const size_t at = said.find("\ncame ");
+    EXPECT_NE(at, std::string::npos) << said;
+    if (at == std::string::npos) return 0;
+    return std::strtoull(said.c_str() + at + 6, nullptr, 10);
+  }
+
+  // Both, while `transfer` runs. Without private memory the transfer alone.
+  template <typename Transfer>
+  void WhileItConverts(Transfer transfer) {
+    if (!Confidential()) return transfer();
+    const uint64_t shared = Converted("to_shared");
+    const uint64_t made_private = Converted("to_private");
+    StartConverting();
+    transfer();
+    const uint64_t times = StopConverting();
+    std::cout << "meanwhile a card came and went " << times
+              << " times: " << Converted("to_shared") - shared
+              << " conversions to shared, "
+              << Converted("to_private") - made_private << " to private\n";
+    EXPECT_GT(times, 0u);
+    // It has two pairs of queues and one for control.
+    EXPECT_GE(Converted("to_shared") - shared, 5 * times);
+    EXPECT_GE(Converted("to_private") - made_private, 5 * times);
+  }
+
   // Moves data between the guest and a server at the peer.
   void Move(int mib, const std::string& prefix) {
     ASSERT_OK_AND_ASSIGN(auto server,
@@ -175,6 +237,7 @@ class DevicesTest : public ::testing::TestWithParam<const char*> {
   void PingsAndMovesDataThroughATap();
   void SeveralQueuesMoveDataToo();
   void SocketsMoveDataBothWaysFromBothSides();
+  void NoLeaseIsLeft();
   void TheBalloonTakesWhatItIsAskedTo();
   void WhatIsInUseHasOneUser();
   void ATapThatGoesAwayIsALinkThatIsDown();
@@ -197,7 +260,7 @@ void DevicesTest::PingsAndMovesDataThroughATap() {
                  "cat /sys/class/net/eth0/address"),
               HasSubstr("52:54:00:aa:bb:cc\n"));
   EXPECT_THAT(Do("ping -c 3 -i 0.2 10.9.1.2"), HasSubstr("3 packets received"));
-  Move(MiB(), "");
+  WhileItConverts([this] { Move(MiB(), ""); });
 }
 
 void DevicesTest::SeveralQueuesMoveDataToo() {
@@ -238,10 +301,22 @@ void DevicesTest::SocketsMoveDataBothWaysFromBothSides() {
   EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
 }
 
+// The host is done with the guest's memory once nothing moves.
+void DevicesTest::NoLeaseIsLeft() {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  json leased;
+  do {
+    leased = Get("/metrics")["leased_bytes"];
+  } while (leased != 0 && std::chrono::steady_clock::now() < end);
+  EXPECT_EQ(leased, 0) << "bytes";
+  if (!Confidential()) return;
+  EXPECT_EQ(Get("/memory/conversions")["bytes"]["pending_private"], 0);
+}
+
 // Linux's driver does without VIRTIO_F_ACCESS_PLATFORM, which its own kernel
 // then insists on in a confidential guest: nothing else comes of it.
 void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
-  if (std::string(GetParam()) == "off") {
+  if (!Confidential()) {
     EXPECT_THAT(Do("until grep 'balloon_inflate 8192' /proc/vmstat; "
                    "do sleep 1; done"),
                 HasSubstr("\nballoon_inflate 8192\n"));
@@ -272,13 +347,15 @@ void DevicesTest::ATapThatGoesAwayIsALinkThatIsDown() {
 
 TEST_P(DevicesTest, OneGuestWithAllOfThem) {
   ASSERT_NO_FATAL_FAILURE(Start(
-      2, {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net",
-          "tap=tap1,queues=2", "--rng", "--balloon", "target=32M,reporting",
-          "--vsock", absl::StrCat("cid=5,path=", path_)}));
+      2,
+      {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net", "tap=tap1,queues=2",
+       "--rng", "--balloon", "target=32M,reporting", "--vsock",
+       absl::StrCat("cid=5,path=", path_), "--api-sock", folder_ + "/api"}));
   TheGuestReadsTheHostsBytes();
   PingsAndMovesDataThroughATap();
   SeveralQueuesMoveDataToo();
-  SocketsMoveDataBothWaysFromBothSides();
+  WhileItConverts([this] { SocketsMoveDataBothWaysFromBothSides(); });
+  NoLeaseIsLeft();
   TheBalloonTakesWhatItIsAskedTo();
   WhatIsInUseHasOneUser();
   ATapThatGoesAwayIsALinkThatIsDown();
