@@ -275,13 +275,12 @@ absl::StatusOr<uint64_t> GuestMemory::BackedBytes(
 }
 
 absl::Status GuestMemory::AppendIovecs(
-    HostAccess, const GuestRange& range,
+    HostAccess, GuestAddress start, uint64_t size,
     std::vector<struct iovec>* iovecs) const {
-  return ForEachPart(range.start(), range.size(), "access",
-                     [&](const Part& part) {
-                       iovecs->push_back({part.host, part.extent.size});
-                       return absl::OkStatus();
-                     });
+  return ForEachPart(start, size, "access", [&](const Part& part) {
+    iovecs->push_back({part.host, part.extent.size});
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace cloister::memory

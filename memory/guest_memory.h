@@ -112,9 +112,11 @@ class GuestMemory {
   // Their total.
   absl::StatusOr<uint64_t> BackedBytes(const GuestRange& range) const;
 
-  // Appends the host's view of `range` to `iovecs`, one per region. They are
-  // valid while this object lives and the caller's lease is held.
-  absl::Status AppendIovecs(HostAccess access, const GuestRange& range,
+  // Appends the host's view of `size` bytes at `start` to `iovecs`, one per
+  // region. They are valid while this object lives and the caller's lease is
+  // held.
+  absl::Status AppendIovecs(HostAccess access, GuestAddress start,
+                            uint64_t size,
                             std::vector<struct iovec>* iovecs) const;
 
  private:

@@ -9,9 +9,11 @@
 // aligned pieces of up to 8 bytes, as large as they can be, so that an aligned
 // field of up to 8 bytes never tears.
 //
-// Large copies use one string instruction instead, in volatile assembly that
-// the compiler cannot see into: as fast as memcpy, but fields may tear. Builds
-// with a sanitizer use the atomics throughout, so that it sees the accesses.
+// Large copies use one string instruction for all but their last few bytes, in
+// volatile assembly that the compiler cannot see into: as fast as memcpy, but
+// fields may tear. It moves words, not bytes, which is the same to a processor
+// with fast strings and eight times as fast on an emulated one. Builds with a
+// sanitizer use the atomics throughout, so that it sees the accesses.
 #ifndef CLOISTER_MEMORY_GUEST_MEMORY_COPY_H_
 #define CLOISTER_MEMORY_GUEST_MEMORY_COPY_H_
 
@@ -66,8 +68,9 @@ void ForEachPiece(const uint8_t* guest, size_t size, Piece piece) {
 inline void FromGuest(uint8_t* to, const uint8_t* guest, size_t size) {
 #if defined(__x86_64__)
   if (!kSanitized && size >= kLarge) {
-    asm volatile("rep movsb" : "+D"(to), "+S"(guest), "+c"(size) : : "memory");
-    return;
+    size_t words = size / 8;
+    size %= 8;
+    asm volatile("rep movsq" : "+D"(to), "+S"(guest), "+c"(words) : : "memory");
   }
 #endif
   ForEachPiece(guest, size, [&](size_t at, auto type) {
@@ -81,11 +84,12 @@ inline void FromGuest(uint8_t* to, const uint8_t* guest, size_t size) {
 inline void ToGuest(uint8_t* guest, const uint8_t* from, size_t size) {
 #if defined(__x86_64__)
   if (!kSanitized && size >= kLarge) {
-    asm volatile("rep movsb"
-                 : "+D"(guest), "+S"(from), "+c"(size)
+    size_t words = size / 8;
+    size %= 8;
+    asm volatile("rep movsq"
+                 : "+D"(guest), "+S"(from), "+c"(words)
                  :
                  : "memory");
-    return;
   }
 #endif
   ForEachPiece(guest, size, [&](size_t at, auto type) {
@@ -96,18 +100,26 @@ inline void ToGuest(uint8_t* guest, const uint8_t* from, size_t size) {
   });
 }
 
+// Eight of them.
+inline uint64_t Repeated(uint8_t value) {
+  return value * uint64_t{0x0101010101010101};
+}
+
 inline void FillGuest(uint8_t* guest, uint8_t value, size_t size) {
 #if defined(__x86_64__)
   if (!kSanitized && size >= kLarge) {
-    asm volatile("rep stosb" : "+D"(guest), "+c"(size) : "a"(value) : "memory");
-    return;
+    size_t words = size / 8;
+    size %= 8;
+    asm volatile("rep stosq"
+                 : "+D"(guest), "+c"(words)
+                 : "a"(Repeated(value))
+                 : "memory");
   }
 #endif
   ForEachPiece(guest, size, [&](size_t at, auto type) {
     using T = decltype(type);
     __atomic_store_n(reinterpret_cast<T*>(guest + at),
-                     static_cast<T>(value * uint64_t{0x0101010101010101}),
-                     __ATOMIC_RELAXED);
+                     static_cast<T>(Repeated(value)), __ATOMIC_RELAXED);
   });
 }
 

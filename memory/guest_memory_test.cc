@@ -239,7 +239,7 @@ TEST(GuestMemoryTest, IovecsCoverARange) {
   GuestMemory memory = Memory();
   std::vector<struct iovec> iovecs;
   const HostAccess access = GuestMemoryTestPeer::Access();
-  ASSERT_OK(memory.AppendIovecs(access, Range(0x13f00, 0x300), &iovecs));
+  ASSERT_OK(memory.AppendIovecs(access, GuestAddress(0x13f00), 0x300, &iovecs));
   ASSERT_THAT(iovecs, SizeIs(2));
   EXPECT_EQ(iovecs[0].iov_len, 0x100u);
   EXPECT_EQ(iovecs[1].iov_len, 0x200u);
@@ -248,7 +248,7 @@ TEST(GuestMemoryTest, IovecsCoverARange) {
   ASSERT_EQ(::preadv(file.get(), iovecs.data(), 2, 0), 0x300);
   EXPECT_EQ(Read(memory, 0x13f00, 0x300), bytes);
   EXPECT_FALSE(
-      memory.AppendIovecs(access, Range(0x17f00, 0x300), &iovecs).ok());
+      memory.AppendIovecs(access, GuestAddress(0x17f00), 0x300, &iovecs).ok());
   EXPECT_THAT(iovecs, SizeIs(2));
 }
 

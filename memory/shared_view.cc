@@ -64,21 +64,17 @@ Lease::Lease(SharedView* view, const GuestRange& range)
 }
 
 Lease::Lease(Lease&& other) noexcept
-    : view_(std::exchange(other.view_, nullptr)),
-      range_(other.range_),
-      iovecs_(std::move(other.iovecs_)) {}
+    : view_(std::exchange(other.view_, nullptr)), range_(other.range_) {}
 
 Lease& Lease::operator=(Lease&& other) noexcept {
   if (this == &other) return *this;
   Release();
   view_ = std::exchange(other.view_, nullptr);
   range_ = other.range_;
-  iovecs_ = std::move(other.iovecs_);
   return *this;
 }
 
 void Lease::Release() {
-  iovecs_.clear();
   if (view_ == nullptr) return;
   // Before the lease ends, whoever waits for that may look.
   view_->gauge_.Subtract(range_);
@@ -111,12 +107,10 @@ absl::Status Lease::Write(uint64_t offset,
   return view_->memory_->Write(to, from);
 }
 
-absl::Span<const struct iovec> Lease::iovec() {
-  if (view_ != nullptr && iovecs_.empty() &&
-      !view_->AppendIovecs(range_, &iovecs_).ok()) {
-    iovecs_.clear();  // cannot happen: Acquire checked that this is memory
-  }
-  return iovecs_;
+absl::Status Lease::AppendIovecs(uint64_t offset, uint64_t size,
+                                 std::vector<struct iovec>* to) const {
+  ASSIGN_OR_RETURN(GuestAddress start, At(offset, size));
+  return view_->AppendIovecs(start, size, to);
 }
 
 absl::StatusOr<std::unique_ptr<SharedView>> SharedView::Create(
@@ -196,9 +190,9 @@ std::optional<ShareRefusal> SharedView::Check(const GuestRange& range) const {
   return ShareRefusal::kConverting;
 }
 
-absl::Status SharedView::AppendIovecs(const GuestRange& range,
+absl::Status SharedView::AppendIovecs(GuestAddress start, uint64_t size,
                                       std::vector<struct iovec>* iovecs) const {
-  return memory_->AppendIovecs(HostAccess(), range, iovecs);
+  return memory_->AppendIovecs(HostAccess(), start, size, iovecs);
 }
 
 absl::Status SharedView::Refuse(ShareRefusal refusal, GuestAddress start,

@@ -73,9 +73,11 @@ class Lease {
   absl::Status Store(uint64_t offset, std::type_identity_t<T> value,
                      std::memory_order order) const;
 
-  // The host's view of the range, one element for each region of memory that
-  // it touches. Valid as long as this lease: moving it keeps the elements.
-  absl::Span<const struct iovec> iovec();
+  // Appends where the host has `size` bytes at `offset`, one element for each
+  // region of memory that they touch. What they point to may be touched as long
+  // as this lease lives, wherever it is moved. OutOfRange as above.
+  absl::Status AppendIovecs(uint64_t offset, uint64_t size,
+                            std::vector<struct iovec>* to) const;
 
  private:
   friend class SharedView;
@@ -86,7 +88,6 @@ class Lease {
 
   SharedView* view_;  // null once moved from
   GuestRange range_;
-  std::vector<struct iovec> iovecs_;
 };
 
 // The only way from a device, or from anything but the loader, to guest RAM:
@@ -153,7 +154,7 @@ class SharedView {
   // Why `range` may not be leased in its present state; nullopt if it may.
   std::optional<ShareRefusal> Check(const GuestRange& range) const;
   absl::Status Refuse(ShareRefusal refusal, GuestAddress start, uint64_t size);
-  absl::Status AppendIovecs(const GuestRange& range,
+  absl::Status AppendIovecs(GuestAddress start, uint64_t size,
                             std::vector<struct iovec>* iovecs) const;
   LeaseTable& leases() { return *leases_; }
 

@@ -95,6 +95,7 @@ absl::Status ChainBuilder::AddTable(const Descriptor& descriptor,
                           "table that the chain goes on after");
   }
   ASSIGN_OR_RETURN(uint32_t count, CopyTable(descriptor));
+  Reserve(count, chain);
   return packed_ ? AddPackedTable(count, chain) : AddSplitTable(count, chain);
 }
 
@@ -115,6 +116,20 @@ absl::StatusOr<uint32_t> ChainBuilder::CopyTable(const Descriptor& descriptor) {
                           status);
   }
   return descriptor.length / Descriptor::kSize;
+}
+
+// Room for the leases of all buffers that the table may have: no growing, and
+// moving of leases, in between.
+void ChainBuilder::Reserve(uint32_t count, Chain& chain) const {
+  size_t writable = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint8_t* bytes = table_.data() + i * Descriptor::kSize;
+    const Descriptor entry =
+        packed_ ? Descriptor::FromPacked(bytes) : Descriptor::FromSplit(bytes);
+    if (entry.Has(kWrite)) ++writable;
+  }
+  chain.readable_.reserve(chain.readable_.size() + count - writable);
+  chain.writable_.reserve(chain.writable_.size() + (leasing_ ? writable : 0));
 }
 
 absl::Status ChainBuilder::AddSplitTable(uint32_t count, Chain& chain) {

@@ -59,6 +59,7 @@ class ChainBuilder {
   absl::Status AddUnleased(const Descriptor& descriptor, Chain& chain);
   absl::Status AddTable(const Descriptor& descriptor, Chain& chain);
   absl::StatusOr<uint32_t> CopyTable(const Descriptor& descriptor);
+  void Reserve(uint32_t count, Chain& chain) const;
   absl::Status AddSplitTable(uint32_t count, Chain& chain);
   absl::Status AddPackedTable(uint32_t count, Chain& chain);
 

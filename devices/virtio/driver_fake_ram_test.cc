@@ -7,7 +7,9 @@
 #include <cerrno>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "cloister/base/status_matchers.h"
 #include "cloister/memory/guest_address.h"
 #include "cloister/memory/page_state_map.h"
 #include "gtest/gtest.h"
@@ -26,7 +28,9 @@ constexpr uint64_t kSize = 4 * kPageSize;
 volatile uint8_t* HostPage(FakeRam& ram, uint64_t page) {
   auto lease = ram.view().Acquire(GuestAddress(kStart + page * kPageSize), 1);
   EXPECT_TRUE(lease.ok()) << lease.status();
-  return static_cast<uint8_t*>(lease->iovec()[0].iov_base);
+  std::vector<struct iovec> iovecs;
+  EXPECT_OK(lease->AppendIovecs(0, lease->range().size(), &iovecs));
+  return static_cast<uint8_t*>(iovecs.at(0).iov_base);
 }
 
 class FakeRamDeathTest : public testing::Test {

@@ -43,33 +43,17 @@ absl::Status ForEachPart(Leases& leases, uint64_t total, uint64_t offset,
   return absl::OkStatus();
 }
 
-// One lease's iovecs, clipped to [offset, offset + size) of it.
-void AppendClipped(Lease& lease, uint64_t offset, uint64_t size,
-                   std::vector<struct iovec>& to) {
-  for (const struct iovec& piece : lease.iovec()) {
-    if (size == 0) return;
-    if (offset >= piece.iov_len) {
-      offset -= piece.iov_len;
-      continue;
-    }
-    const uint64_t count = std::min<uint64_t>(size, piece.iov_len - offset);
-    to.push_back({static_cast<uint8_t*>(piece.iov_base) + offset, count});
-    size -= count;
-    offset = 0;
-  }
-}
-
 template <typename Leases>
-absl::StatusOr<std::vector<struct iovec>> Iovecs(Leases& leases, uint64_t total,
+absl::StatusOr<std::vector<struct iovec>> Iovecs(const Leases& leases,
+                                                 uint64_t total,
                                                  uint64_t offset,
                                                  uint64_t size) {
   std::vector<struct iovec> iovecs;
   iovecs.reserve(leases.size());
   RETURN_IF_ERROR(ForEachPart(
       leases, total, offset, size,
-      [&iovecs](Lease& lease, uint64_t at, uint64_t, uint64_t count) {
-        AppendClipped(lease, at, count, iovecs);
-        return absl::OkStatus();
+      [&iovecs](const Lease& lease, uint64_t at, uint64_t, uint64_t count) {
+        return lease.AppendIovecs(at, count, &iovecs);
       }));
   return iovecs;
 }
