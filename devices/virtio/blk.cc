@@ -138,14 +138,14 @@ void Blk::FlushForWriteThrough() {
   flush_posted_ = false;
   flush_again_ = flush_ != nullptr;
   if (flush_again_ || !runner_.Has(kBlkConfigWce)) return;
-  flush_ = Flush();
+  flush_ = SubmitFlush();
+  engine_->Commit();  // may be the end of it
 }
 
 // A flush that no driver asked for.
-BlkTask* Blk::Flush() {
+BlkTask* Blk::SubmitFlush() {
   BlkTask* flush = AddTask(std::make_unique<BlkTask>(current_));
   if (flush->Begin().ok()) engine_->Submit(flush);
-  engine_->Commit();
   return flush;
 }
 
@@ -398,7 +398,8 @@ void Blk::UseFile(std::shared_ptr<DiskFile> file) {
   }
   runner_.loop().Post([this, file] {
     if (current_ != file && !read_only_) {
-      Flush();  // what was acknowledged, in the old image
+      SubmitFlush();  // what was acknowledged, in the old image
+      engine_->Commit();
     }
     current_ = file;
     if (Interrupts* interrupts = runner_.interrupts()) {

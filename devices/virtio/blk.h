@@ -123,7 +123,7 @@ class Blk : public VirtioDevice,
   void WhenIdle(std::function<void()> done);
   void RunIdle();
   void UseFile(std::shared_ptr<DiskFile> file);
-  BlkTask* Flush();
+  BlkTask* SubmitFlush();
   void FlushForWriteThrough();
 
   const Options options_;

@@ -526,7 +526,7 @@ TEST_F(BlkTest, TheRateLimiterHoldsRequestsUp) {
   Offer(second);
   while (blk_->counters().throttled == 0) std::this_thread::yield();
   EXPECT_EQ(Read(second.status), kPending);
-  EXPECT_EQ(ram_.LeasedBytes() > 0, false);
+  EXPECT_TRUE(Eventually([this] { return ram_.LeasedBytes() == 0; }));
   ASSERT_OK(blk_->UpdateLimit({std::nullopt, TokenBucketConfig{}}));
   ASSERT_OK(driver_->WaitUsed(0));
   EXPECT_EQ(Read(second.status), kOk);

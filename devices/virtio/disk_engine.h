@@ -17,7 +17,8 @@ namespace cloister::devices::virtio {
 // more. Belongs to the thread of an event loop.
 class DiskEngine {
  public:
-  // Called on the loop's thread, never from within Submit. Both may submit.
+  // Called on the loop's thread, never from within Submit, but perhaps from
+  // within Commit. Both may submit.
   class Client {
    public:
     virtual ~Client() = default;

@@ -44,6 +44,8 @@ class DiskFile {
   const DiskFileOptions& options() const { return options_; }
   int fd() const { return fd_.get(); }
   bool is_block_device() const { return S_ISBLK(identity_.st_mode); }
+  // A file that is read and written through the host's page cache.
+  bool is_cached_file() const { return !is_block_device() && !options_.direct; }
 
   // Bytes, as of Open or the last RefreshSize.
   uint64_t size() const { return size_.load(std::memory_order_relaxed); }

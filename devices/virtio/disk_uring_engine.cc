@@ -94,9 +94,6 @@ void DiskUringEngine::Submit(DiskOp* op) {
     slow_->Submit(op);
     return;
   }
-  if (op->kind == DiskOp::Kind::kWrite) {
-    op->early_error = op->file->CheckPresent(op->offset, op->length);
-  }
   op->cancels = cancels_;
   backlog_.push_back(op);
 }
@@ -105,6 +102,9 @@ bool DiskUringEngine::Prepare(DiskOp* op) {
   if (in_flight_ >= kEntries) return false;
   struct io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) return false;
+  if (op->kind == DiskOp::Kind::kWrite && op->transferred == 0) {
+    op->early_error = op->file->CheckPresent(op->offset, op->length);
+  }
   const int fd = op->file->fd();
   const uint64_t at = op->offset + op->transferred;
   const DiskBuffers buffers = RemainingBuffers(*op);
@@ -127,7 +127,24 @@ void DiskUringEngine::PrepareBacklog() {
   while (!backlog_.empty() && Prepare(backlog_.front())) backlog_.pop_front();
 }
 
+void DiskUringEngine::RunLoneTransfers() {
+  while (in_flight_ == 0 && backlog_.size() == 1) {
+    DiskOp* op = backlog_.front();
+    const bool transfer =
+        op->kind == DiskOp::Kind::kRead || op->kind == DiskOp::Kind::kWrite;
+    if (!transfer || op->durable || op->length > kMostAtOnce ||
+        !op->file->is_cached_file()) {
+      return;
+    }
+    backlog_.pop_front();
+    client_.OnDiskOpDone(
+        op, op->early_error != 0 ? op->early_error : RunBlocking(*op));
+    client_.OnDiskOpsSettled();
+  }
+}
+
 void DiskUringEngine::Commit() {
+  RunLoneTransfers();
   PrepareBacklog();
   while (io_uring_sq_ready(&ring_) > 0) {
     const int result = io_uring_submit(&ring_);
@@ -141,6 +158,8 @@ void DiskUringEngine::Commit() {
     });
     return;
   }
+  // Some are done as soon as they are submitted.
+  if (!reporting_ && io_uring_cq_ready(&ring_) > 0) OnReady();
 }
 
 DiskProgress DiskUringEngine::Account(DiskOp* op, int result) {
@@ -174,6 +193,7 @@ void DiskUringEngine::OnDiskOpsSettled() {
 
 void DiskUringEngine::OnReady() {
   bool any = false;
+  reporting_ = true;
   // One turn: what comes in the meantime has the next one.
   for (unsigned i = 0; i < kEntries; ++i) {
     const std::optional<Attempt> attempt = Reap();
@@ -184,6 +204,7 @@ void DiskUringEngine::OnReady() {
   }
   if (any) client_.OnDiskOpsSettled();
   Commit();
+  reporting_ = false;
 }
 
 }  // namespace cloister::devices::virtio

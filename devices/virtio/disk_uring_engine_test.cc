@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/devices/virtio/disk_uring_engine.h"
 
+#include <cerrno>
+#include <future>
+#include <string>
+
 #include "cloister/devices/virtio/disk_engine_contract.h"
 
 namespace cloister::devices::virtio {
@@ -15,6 +19,34 @@ absl::StatusOr<std::unique_ptr<DiskEngine>> Make(
 INSTANTIATE_TEST_SUITE_P(IoUring, DiskEngineTest, ::testing::Values(&Make));
 
 TEST_P(DiskEngineTest, SaysWhatItIs) { EXPECT_EQ(engine_->name(), "io_uring"); }
+
+// And so is what their callbacks submit.
+TEST_P(DiskEngineTest, LoneCachedTransfersAreDoneByTheirCommit) {
+  std::string out = DiskTestPattern(65536, 9);
+  std::string in(out.size(), '!');
+  DiskOp write = Op(DiskOp::Kind::kWrite, 4096, out);
+  DiskOp read = Op(DiskOp::Kind::kRead, 4096, in);
+  recorder_.Then(&write, &read, engine_.get());
+  std::promise<int> settled;
+  worker_->loop().Post([&] {
+    engine_->Submit(&write);
+    engine_->Commit();
+    settled.set_value(recorder_.settled());
+  });
+  EXPECT_EQ(settled.get_future().get(), 2);
+  EXPECT_EQ(recorder_.Wait(&write), 0);
+  EXPECT_EQ(recorder_.Wait(&read), 0);
+  EXPECT_EQ(in, out);
+}
+
+// The file was cut short behind the disk's back.
+TEST_P(DiskEngineTest, LoneWritesDoNotMakeAFileLonger) {
+  std::string out(4096, '!');
+  image_.Resize(4096);
+  DiskOp write = Op(DiskOp::Kind::kWrite, 4096, out);
+  EXPECT_EQ(Run(write), EIO);
+  EXPECT_EQ(image_.Read(4096, 4096), "");
+}
 
 }  // namespace
 }  // namespace cloister::devices::virtio

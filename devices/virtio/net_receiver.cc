@@ -42,7 +42,12 @@ absl::Status NetReceiver::RunTurn(Queue& queue) {
   }
   for (int i = 0; i < DeviceRunner::kTurn; ++i) {
     ASSIGN_OR_RETURN(Step step, ReceiveOne(queue));
-    if (step == Step::kDelivered) continue;
+    if (step == Step::kDelivered) {
+      // The guest may work on it while the next one comes.
+      runner_.Signal(queue_);
+      if (wait_ == Wait::kStopped) return absl::OkStatus();
+      continue;
+    }
     if (wait_ == Wait::kBuffers) {
       ASSIGN_OR_RETURN(bool more, queue.EnableKicks());
       if (!more) {
