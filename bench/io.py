@@ -7,8 +7,9 @@ usage (inside the lab): bench/io.py --cloister BINARY --qemu BINARY --guest-io B
 
 Each round boots every monitor once, one after another, with one vCPU, 256 MiB, one raw disk on a
 file in memory, and one tap. The guest runs guest_io (see guest_io.c) and powers off. Printed are the
-median of the rounds, the spread (smallest to largest), and the ratio of Cloister without
-confidentiality to each peer: above 1 means Cloister is ahead, for latencies too.
+median of the rounds, the spread (smallest to largest), the ratio of Cloister without
+confidentiality to each peer (above 1 means Cloister is ahead, for latencies too), and the
+processor time that each thread of a monitor had meanwhile.
 CLOISTER_LKVM may name a kvmtool binary; it then takes part.
 """
 
@@ -22,6 +23,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 
 TUNSETIFF, TUNSETPERSIST = 0x400454CA, 0x400454CB
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x2, 0x1000, 0x4000
@@ -29,6 +31,7 @@ SIOCSIFADDR, SIOCSIFNETMASK, SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8916, 0x891C, 0x8913
 IFF_UP = 1
 TAP, HOST, GUEST = "cloister-io", "10.99.0.1", "10.99.0.2"
 RESULT = re.compile(r"guest_io: (\S+) ([0-9.]+) (\S+)")
+LAST = "net-round-trip-p99"
 
 
 class Tap:
@@ -74,26 +77,86 @@ def monitors(options, disk):
         found.append(("kvmtool", [
             os.environ["CLOISTER_LKVM"], "run", "--kernel", options.kernel,
             "--initrd", options.initrd, "-p", append, "-c", "1", "-m", "256", "--disk", disk,
+            # Its card tells the tap the legacy header's size, whatever the transport.
+            "--virtio-transport", "pci-legacy",
             "--network", f"mode=tap,tapif={TAP}", "--console", "serial"]))
     if options.only:
         found = [entry for entry in found if entry[0] in options.only.split(",")]
     return found
 
 
-def measure(name, argv, timeout):
-    """{metric: (value, unit)} of one boot."""
+def thread_times(pid):
+    """{thread: (seconds in the guest, seconds in the monitor and the host's kernel)} so far."""
+    ticks, times = os.sysconf("SC_CLK_TCK"), {}
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=timeout, check=False)
-        text, status = done.stdout.decode(errors="replace"), done.returncode
-    except subprocess.TimeoutExpired as error:
-        text, status = (error.stdout or b"").decode(errors="replace"), "timeout"
-    values = {metric: (float(value), unit) for metric, value, unit in RESULT.findall(text)
-              if metric != "warm-up"}
-    if "net-round-trip-p50" not in values:
-        tail = "\n".join(text.splitlines()[-30:])
-        sys.exit(f"io: {name} ended with {status} before the last result:\n{tail}")
-    return values
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii", errors="replace") as stat:
+                name, fields = re.fullmatch(r"\d+ \((.*)\) (.*)\n", stat.read(), re.DOTALL).groups()
+            fields = fields.split()
+            # proc(5): utime, stime and guest_time are fields 14, 15 and 43; the first has the last.
+            user, system, guest = (int(fields[number - 3]) / ticks for number in (14, 15, 43))
+            before = times.get(name, (0, 0))
+            times[name] = (before[0] + guest, before[1] + user + system - guest)
+    except FileNotFoundError:
+        pass  # a thread, or the process, that has just ended
+    return times
+
+
+def measure(name, argv, timeout):
+    """{metric: (value, unit)} of one boot, and {metric: {thread: times}} of what led to it."""
+    values, spent, text = {}, {}, []
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as monitor:
+        stop = threading.Timer(timeout, monitor.kill)
+        stop.start()
+        before = {}
+        for line in monitor.stdout:
+            text.append(line.decode(errors="replace"))
+            found = RESULT.search(text[-1])
+            if not found:
+                continue
+            metric, value, unit = found.groups()
+            now = thread_times(monitor.pid)
+            if metric != "warm-up":
+                values[metric] = (float(value), unit)
+                spent[metric] = {
+                    thread: tuple(t - b for t, b in zip(times, before.get(thread, (0, 0))))
+                    for thread, times in now.items()}
+            before = now
+            if metric == LAST:  # A guest without ACPI cannot power off.
+                monitor.kill()
+        stop.cancel()
+    if LAST not in values:
+        raise RuntimeError(f"{name} ended with {monitor.returncode} before the last result:\n"
+                           + "".join(text[-30:]))
+    return values, spent
+
+
+def measure_patiently(name, argv, timeout):
+    """As measure(); peers that fail, or hang, may try again."""
+    for _ in range(3):
+        try:
+            return measure(name, argv, timeout)
+        except RuntimeError as error:
+            print(f"io: {error}", file=sys.stderr, flush=True)
+            if name.startswith("cloister"):
+                break
+    sys.exit(f"io: {name} did not get through")
+
+
+def report_profile(name, rounds):
+    """Where the processors' time went; `rounds` is [{metric: {thread: times}}]."""
+    print(f"{name}: milliseconds of processor time per round, in the guest + in the host")
+    for metric in rounds[0]:
+        threads = sorted({thread for spent in rounds for thread in spent[metric]})
+        cells = []
+        for thread in threads:
+            guest, host = (1000 * statistics.mean(spent[metric].get(thread, (0, 0))[side]
+                                                  for spent in rounds) for side in (0, 1))
+            if guest + host >= 5:
+                cells.append(f"{thread} {guest:.0f}+{host:.0f}")
+        if cells:  # what is measured together is printed with the first
+            print(f"  {metric:24}" + ", ".join(cells), flush=True)
 
 
 def report(names, rounds):
@@ -132,12 +195,17 @@ def main():
         try:
             found = monitors(options, disk.name)
             rounds = {name: [] for name, _ in found}
+            profiles = {name: [] for name, _ in found}
             for number in range(options.rounds):
                 for name, argv in found:
-                    rounds[name].append(measure(name, argv, options.timeout))
+                    values, spent = measure_patiently(name, argv, options.timeout)
+                    rounds[name].append(values)
+                    profiles[name].append(spent)
                     print(f"io: round {number + 1} of {options.rounds}: {name} done",
                           file=sys.stderr, flush=True)
             report([name for name, _ in found], rounds)
+            for name in profiles:
+                report_profile(name, profiles[name])
         finally:
             server.kill()
 
