@@ -65,6 +65,9 @@ absl::StatusOr<base::UniqueFd> Lock(const std::string& path) {
     struct stat ours = {}, there = {};
     if (::fstat(fd.get(), &ours) == 0 && ::stat(name.c_str(), &there) == 0 &&
         ours.st_ino == there.st_ino && ours.st_dev == there.st_dev) {
+      // Whose file it is may remove it from a folder such as /tmp, while it is
+      // locked: a lock that another user left becomes one of this user's.
+      if (ours.st_uid != ::geteuid() && ::unlink(name.c_str()) == 0) continue;
       return fd;
     }
   }

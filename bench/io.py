@@ -86,20 +86,32 @@ def monitors(options, disk):
 
 
 def thread_times(pid):
-    """{thread: (seconds in the guest, seconds in the monitor and the host's kernel)} so far."""
+    """{(thread id, name): (seconds in the guest, seconds in the host)} so far."""
     ticks, times = os.sysconf("SC_CLK_TCK"), {}
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return times  # it has just ended
+    for task in tasks:
+        try:
             with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii", errors="replace") as stat:
                 name, fields = re.fullmatch(r"\d+ \((.*)\) (.*)\n", stat.read(), re.DOTALL).groups()
-            fields = fields.split()
-            # proc(5): utime, stime and guest_time are fields 14, 15 and 43; the first has the last.
-            user, system, guest = (int(fields[number - 3]) / ticks for number in (14, 15, 43))
-            before = times.get(name, (0, 0))
-            times[name] = (before[0] + guest, before[1] + user + system - guest)
-    except FileNotFoundError:
-        pass  # a thread, or the process, that has just ended
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        fields = fields.split()
+        # proc(5): utime, stime and guest_time are fields 14, 15 and 43; the first has the last.
+        user, system, guest = (int(fields[number - 3]) / ticks for number in (14, 15, 43))
+        times[task, name] = (guest, user + system - guest)
     return times
+
+
+def spent_since(before, now):
+    """{name: times} of the threads that are there now; those that ended meanwhile are not."""
+    spent = {}
+    for thread, times in now.items():
+        was, total = before.get(thread, (0, 0)), spent.get(thread[1], (0, 0))
+        spent[thread[1]] = tuple(t - w + s for t, w, s in zip(times, was, total))
+    return spent
 
 
 def measure(name, argv, timeout):
@@ -119,9 +131,7 @@ def measure(name, argv, timeout):
             now = thread_times(monitor.pid)
             if metric != "warm-up":
                 values[metric] = (float(value), unit)
-                spent[metric] = {
-                    thread: tuple(t - b for t, b in zip(times, before.get(thread, (0, 0))))
-                    for thread, times in now.items()}
+                spent[metric] = spent_since(before, now)
             before = now
             if metric == LAST:  # A guest without ACPI cannot power off.
                 monitor.kill()

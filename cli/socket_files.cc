@@ -44,17 +44,17 @@ bool ListensHere(int fd, sockaddr_un* address) {
          maker.pid == ::getpid();
 }
 
-// Whether the process has the regular file at `path` open.
-bool HoldsOpen(const char* path, int descriptors) {
+// The process's descriptor of the regular file at `path`, or -1.
+int DescriptorOf(const char* path, int descriptors) {
   struct stat there = {}, ours = {};
-  if (::lstat(path, &there) < 0 || !S_ISREG(there.st_mode)) return false;
+  if (::lstat(path, &there) < 0 || !S_ISREG(there.st_mode)) return -1;
   for (int fd = 0; fd < descriptors; ++fd) {
     if (::fstat(fd, &ours) == 0 && ours.st_ino == there.st_ino &&
         ours.st_dev == there.st_dev) {
-      return true;
+      return fd;
     }
   }
-  return false;
+  return -1;
 }
 
 }  // namespace
@@ -75,7 +75,8 @@ bool SocketFiles::Next(SocketFileNames* names) {
     const size_t length = std::strlen(names->socket.data());
     std::memcpy(names->lock.data(), names->socket.data(), length);
     std::memcpy(names->lock.data() + length, kLockSuffix, sizeof(kLockSuffix));
-    if (!HoldsOpen(names->lock.data(), descriptors)) names->lock[0] = '\0';
+    names->lock_fd = DescriptorOf(names->lock.data(), descriptors);
+    if (names->lock_fd < 0) names->lock[0] = '\0';
     return true;
   }
   return false;

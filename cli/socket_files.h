@@ -15,8 +15,10 @@ constexpr size_t kLockNameSize = kSocketNameSize + sizeof(".lock");
 
 struct SocketFileNames {
   std::array<char, kSocketNameSize> socket;
-  // "<name>.lock" if the process holds it open, as that of the API; else "".
+  // "<name>.lock" and its descriptor, if the process holds it open, as that of
+  // the API; else "" and -1.
   std::array<char, kLockNameSize> lock;
+  int lock_fd;
 };
 
 // Goes through what lies in the file system for this process: every Unix socket

@@ -107,7 +107,7 @@ absl::Status Lease::Write(uint64_t offset,
   return view_->memory_->Write(to, from);
 }
 
-absl::Status Lease::AppendIovecs(uint64_t offset, uint64_t size,
+absl::Status Lease::GatherIovecs(uint64_t offset, uint64_t size,
                                  std::vector<struct iovec>* to) const {
   ASSIGN_OR_RETURN(GuestAddress start, At(offset, size));
   return view_->AppendIovecs(start, size, to);

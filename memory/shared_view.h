@@ -76,7 +76,7 @@ class Lease {
   // Appends where the host has `size` bytes at `offset`, one element for each
   // region of memory that they touch. What they point to may be touched as long
   // as this lease lives, wherever it is moved. OutOfRange as above.
-  absl::Status AppendIovecs(uint64_t offset, uint64_t size,
+  absl::Status GatherIovecs(uint64_t offset, uint64_t size,
                             std::vector<struct iovec>* to) const;
 
  private:

@@ -313,7 +313,7 @@ TEST_F(SharedViewTest, MovingALeaseMovesItsCount) {
     EXPECT_THAT(lease.Load<uint8_t>(0, kRelaxed),
                 base::StatusIs(absl::StatusCode::kFailedPrecondition));
     std::vector<struct iovec> none;
-    EXPECT_THAT(lease.AppendIovecs(0, 1, &none),
+    EXPECT_THAT(lease.GatherIovecs(0, 1, &none),
                 base::StatusIs(absl::StatusCode::kFailedPrecondition));
     EXPECT_THAT(none, IsEmpty());
     Lease assigned = Acquire(0x12000, 1);
@@ -337,7 +337,7 @@ TEST_F(SharedViewTest, MovingALeaseMovesItsCount) {
 TEST_F(SharedViewTest, IovecsAreTheRange) {
   Lease lease = Acquire(0x1fff0, 0x30);
   std::vector<struct iovec> iovecs;
-  ASSERT_OK(lease.AppendIovecs(0, 0x30, &iovecs));
+  ASSERT_OK(lease.GatherIovecs(0, 0x30, &iovecs));
   ASSERT_THAT(iovecs, SizeIs(2));
   EXPECT_EQ(iovecs[0].iov_len, 0x10u);
   EXPECT_EQ(iovecs[1].iov_len, 0x20u);
@@ -348,7 +348,7 @@ TEST_F(SharedViewTest, IovecsAreTheRange) {
   EXPECT_THAT(view_->Load<uint8_t>(GuestAddress(0x20000), kRelaxed),
               base::IsOkAndHolds(8));
   // A part of it, behind what is there.
-  ASSERT_OK(lease.AppendIovecs(0xf, 2, &iovecs));
+  ASSERT_OK(lease.GatherIovecs(0xf, 2, &iovecs));
   ASSERT_THAT(iovecs, SizeIs(4));
   EXPECT_EQ(iovecs[2].iov_base,
             static_cast<uint8_t*>(iovecs[0].iov_base) + 0xf);
@@ -357,10 +357,10 @@ TEST_F(SharedViewTest, IovecsAreTheRange) {
   EXPECT_EQ(iovecs[3].iov_len, 1u);
   // Nothing of what is not leased.
   for (uint64_t offset : {uint64_t{0x2f}, uint64_t{0x31}, ~uint64_t{0}}) {
-    EXPECT_THAT(lease.AppendIovecs(offset, 2, &iovecs),
+    EXPECT_THAT(lease.GatherIovecs(offset, 2, &iovecs),
                 base::StatusIs(absl::StatusCode::kOutOfRange));
   }
-  EXPECT_OK(lease.AppendIovecs(0x30, 0, &iovecs));
+  EXPECT_OK(lease.GatherIovecs(0x30, 0, &iovecs));
   EXPECT_THAT(iovecs, SizeIs(4));
 }
 
@@ -368,13 +368,13 @@ TEST_F(SharedViewTest, IovecsLiveAsLongAsTheirLease) {
   const GuestRange page = Range(0x1f000, 0x1000);
   Lease lease = Acquire(0x1fff0, 0x30);
   std::vector<struct iovec> iovecs;
-  ASSERT_OK(lease.AppendIovecs(0, 0x30, &iovecs));
+  ASSERT_OK(lease.GatherIovecs(0, 0x30, &iovecs));
   {
     Lease moved = std::move(lease);
     // A conversion does not get the pages, not even where nothing was accessed.
     EXPECT_FALSE(leases().BlockAndWait(page, kNow));
     std::vector<struct iovec> again;
-    ASSERT_OK(moved.AppendIovecs(0, 0x30, &again));
+    ASSERT_OK(moved.GatherIovecs(0, 0x30, &again));
     EXPECT_EQ(again[0].iov_base, iovecs[0].iov_base);
     lease = std::move(moved);
   }

@@ -173,16 +173,19 @@ TEST_F(ProcessTest, AnotherUserRemovesItsSockets) {
   ASSERT_EQ(::chmod(folder_.c_str(), 01777), 0);
   for (const char* command : {"run", "serve"}) {
     SCOPED_TRACE(command);
-    std::vector<std::string> options = {"--user", "nobody"};
+    std::vector<std::string> options;
     if (std::string(command) == "run") {
       options.insert(options.end(),
                      {"--vsock", absl::StrCat("cid=3,path=", Path("vsock"))});
     } else {
       options.insert(options.end(), {"--config-file", WriteConfig()});
     }
-    // What a SIGKILL left behind.
+    // The second takes over what the first, of yet another user, leaves behind.
     for (int end : {SIGKILL, SIGTERM}) {
-      Start(command, options);
+      std::vector<std::string> all = options;
+      all.insert(all.end(), {"--user", end == SIGKILL ? "12345" : "nobody",
+                             "--group", "nogroup"});
+      Start(command, all);
       ASSERT_FALSE(HasFatalFailure());
       ASSERT_NE(Connect(), nullptr);
       for (const char* name : {"api", "api.lock", "vsock"}) {

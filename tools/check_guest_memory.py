@@ -26,6 +26,7 @@ WORDS = {
     "host_address": "a host address of guest memory",
     "iov_base": "the address in an iovec, which may be guest memory's",
     "AppendIovecs": "guest memory without a lease",
+    "GatherIovecs": "the addresses of leased guest memory",
     "mmap(": "a mapping, which may be of guest memory",
     "Mmap(": "a mapping, which may be of guest memory",
     "mremap(": "a mapping, which may be of guest memory",
@@ -58,7 +59,7 @@ ALLOWED = {
         "host_address": "the tests' memory: what a device must not touch is protected; never dereferenced",
     },
     "devices/virtio/queue.cc": {
-        "iov_base": "clips a lease's iovecs for readv(2) and io_uring; never dereferenced",
+        "GatherIovecs": "a chain's iovecs, for readv(2) and io_uring; never dereferenced",
     },
     "kvm/fake_kvm.cc": {"mmap(": "the fake's system call", "Mmap(": "the seam"},
     "kvm/fake_kvm.h": {"Mmap(": "the seam"},
@@ -78,7 +79,6 @@ ALLOWED = {
 # Public functions of memory/ that may return raw memory: the escape hatches.
 HATCHES = {
     "memory/lease_env.h": {"as": "pages of the lease table, not of the guest"},
-    "memory/shared_view.h": {"iovec": "of a lease, for the kernel to read or write"},
 }
 RAW = re.compile(
     r"^\s*(?:static\s+|virtual\s+|const\s+)*(?:absl::StatusOr<)?\s*"

@@ -11,33 +11,30 @@
 namespace cloister::cli {
 namespace {
 
-// Whoever may write to the folder could put another file there: what is given
-// is what was looked at.
-void Give(const char* path, mode_t type, uid_t uid, gid_t gid) {
-  const base::UniqueFd file(::open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+// What is given is what was looked at, whatever its name means by then.
+void Give(int file, mode_t type, uid_t uid) {
   struct stat info = {};
-  if (!file.valid() || ::fstat(file.get(), &info) < 0 ||
-      (info.st_mode & S_IFMT) != type || info.st_uid != ::geteuid() ||
-      info.st_nlink != 1) {
+  if (::fstat(file, &info) < 0 || (info.st_mode & S_IFMT) != type ||
+      info.st_uid != ::geteuid() || info.st_nlink != 1 || info.st_size != 0) {
     return;
   }
   // Who may not give files away, or not on this file system, keeps them: the
   // next process takes them over.
-  if (::fchownat(file.get(), "", uid, gid, AT_EMPTY_PATH) < 0) return;
+  constexpr gid_t kItsOwn = static_cast<gid_t>(-1);
+  if (::fchownat(file, "", uid, kItsOwn, AT_EMPTY_PATH) < 0) return;
 }
 
 }  // namespace
 
 void GiveSocketFiles(const Identity& identity) {
   if (!identity.uid.has_value()) return;
-  const gid_t gid = identity.gid.value_or(static_cast<gid_t>(-1));
   SocketFiles files;
   SocketFileNames names;
   while (files.Next(&names)) {
-    Give(names.socket.data(), S_IFSOCK, *identity.uid, gid);
-    if (names.lock[0] != '\0') {
-      Give(names.lock.data(), S_IFREG, *identity.uid, gid);
-    }
+    const base::UniqueFd socket(
+        ::open(names.socket.data(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    if (socket.valid()) Give(socket.get(), S_IFSOCK, *identity.uid);
+    if (names.lock_fd >= 0) Give(names.lock_fd, S_IFREG, *identity.uid);
   }
 }
 

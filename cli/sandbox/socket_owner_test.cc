@@ -68,9 +68,9 @@ TEST_F(SocketOwnerTest, SocketsAndTheirLocksAreGiven) {
   const base::UniqueFd other(
       ::open(Path("disk").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
   GiveSocketFiles({.uid = kUser, .gid = kGroup});
-  EXPECT_EQ(Owner("api"), "12345:23456");
-  EXPECT_EQ(Owner("api.lock"), "12345:23456");
-  EXPECT_EQ(Owner("vsock"), "12345:23456");
+  EXPECT_EQ(Owner("api"), "12345:0");
+  EXPECT_EQ(Owner("api.lock"), "12345:0");
+  EXPECT_EQ(Owner("vsock"), "12345:0");
   EXPECT_EQ(Owner("disk"), "0:0");
 }
 

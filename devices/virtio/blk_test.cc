@@ -625,6 +625,19 @@ TEST_F(BlkTest, TheEndOfTheWriteBackCacheBeginsAFlush) {
   EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
 }
 
+// An engine may be done before its Commit returns.
+TEST_F(BlkTest, AFlushThatIsDoneAtOnceIsNotTheLast) {
+  StartFaulty();
+  fault_.FinishAtOnce();
+  for (uint64_t flushes = 1; flushes <= 3; ++flushes) {
+    Switch(1);
+    Switch(0);
+    ASSERT_TRUE(
+        Eventually([&] { return blk_->counters().flushes == flushes; }));
+  }
+  EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
+}
+
 // The device's own flush does not cover them.
 TEST_F(BlkTest, WritesUnderWayAtTheSwitchAreFlushedBeforeTheyAreAnswered) {
   using Kind = DiskOp::Kind;

@@ -262,6 +262,15 @@ TEST_P(DiskEngineTest, AShrunkFileIsAnErrorAndStaysShrunk) {
   EXPECT_EQ(Run(across), EIO);
   DiskOp write = Op(DiskOp::Kind::kWrite, 4096, bytes);
   EXPECT_EQ(Run(write), EIO);
+  // Several at once, or durable, may take another path.
+  std::string more(4096, 'y');
+  DiskOp durable = Op(DiskOp::Kind::kWrite, 4096, more);
+  durable.durable = true;
+  Submit({&outside, &write, &durable});
+  for (DiskOp* op : {&outside, &write, &durable}) {
+    EXPECT_EQ(recorder_.Wait(op), EIO);
+  }
+  EXPECT_EQ(Run(durable), EIO);
   EXPECT_EQ(image_.Read(0, kDiskMiB).size(), 5120u);
   std::string head(512, 'x');
   DiskOp inside = Op(DiskOp::Kind::kRead, 0, head);

@@ -19,6 +19,11 @@ void DiskFault::Fail(DiskOp::Kind kind, int error) {
   errors_[kind] = error;
 }
 
+void DiskFault::FinishAtOnce() {
+  base::MutexLock lock(&mutex_);
+  at_once_ = true;
+}
+
 void DiskFault::Hold() {
   base::MutexLock lock(&mutex_);
   hold_ = true;
@@ -68,12 +73,29 @@ DiskFakeEngine::~DiskFakeEngine() {
 void DiskFakeEngine::Submit(DiskOp* op) {
   base::MutexLock lock(&fault_.mutex_);
   fault_.log_.push_back(*op);
-  if (fault_.hold_) {
+  if (fault_.at_once_) {
+    at_once_.push_back(op);
+  } else if (fault_.hold_) {
     fault_.held_.push_back(op);
     fault_.changed_.SignalAll();
   } else {
     Finish({op});
   }
+}
+
+void DiskFakeEngine::Commit() {
+  while (!at_once_.empty()) {
+    DiskOp* op = at_once_.front();
+    at_once_.pop_front();
+    Run(op);
+    client_.OnDiskOpsSettled();
+  }
+}
+
+void DiskFakeEngine::Run(DiskOp* op) {
+  const int error = fault_.ErrorOf(op->kind);
+  client_.OnDiskOpDone(op,
+                       error != 0 ? FinishOp(*op, error) : RunBlocking(*op));
 }
 
 void DiskFakeEngine::Cancel() {
@@ -91,11 +113,7 @@ void DiskFakeEngine::Cancel() {
 
 void DiskFakeEngine::Finish(const std::vector<DiskOp*>& ops) {
   loop_.Post([this, ops] {
-    for (DiskOp* op : ops) {
-      const int error = fault_.ErrorOf(op->kind);
-      client_.OnDiskOpDone(
-          op, error != 0 ? FinishOp(*op, error) : RunBlocking(*op));
-    }
+    for (DiskOp* op : ops) Run(op);
     client_.OnDiskOpsSettled();
   });
 }

@@ -111,4 +111,18 @@ int RunBlocking(DiskOp& op, absl::FunctionRef<bool()> give_up) {
   return EINVAL;
 }
 
+std::optional<int> RunFromCache(DiskOp& op) {
+  if (op.kind != DiskOp::Kind::kRead) return RunBlocking(op);
+  const DiskBuffers buffers = RemainingBuffers(op);
+  const off_t at = op.offset + op.transferred;
+  const ssize_t moved =
+      preadv2(op.file->fd(), buffers.data, buffers.count, at, RWF_NOWAIT);
+  if (moved < 0 && errno == EOPNOTSUPP) return RunBlocking(op);
+  // A part of it is read again: nothing of it was accounted for.
+  if (moved < 0 || static_cast<uint64_t>(moved) < op.length) {
+    return std::nullopt;
+  }
+  return AdvanceTransfer(op, moved).error;
+}
+
 }  // namespace cloister::devices::virtio

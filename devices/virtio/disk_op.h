@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -87,6 +88,12 @@ int RunBlocking(DiskOp& op);
 // As above, but a transfer that takes several attempts ends with ECANCELED once
 // `give_up`, asked between two of them, says so.
 int RunBlocking(DiskOp& op, absl::FunctionRef<bool()> give_up);
+
+// Does all of a read or write of a file on the calling thread if that is as
+// good as a copy: a write, and a read of what the host has in its page cache. 0
+// or an errno; nullopt, with nothing done, if a read would have to wait for the
+// disk. File systems that cannot tell (tmpfs, but NFS as well) are not asked.
+std::optional<int> RunFromCache(DiskOp& op);
 
 }  // namespace cloister::devices::virtio
 

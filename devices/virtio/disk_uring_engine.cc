@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 #include "cloister/base/status_macros.h"
@@ -127,18 +128,27 @@ void DiskUringEngine::PrepareBacklog() {
   while (!backlog_.empty() && Prepare(backlog_.front())) backlog_.pop_front();
 }
 
+bool DiskUringEngine::IsBestDoneHere(const DiskOp& op) const {
+  const bool transfer =
+      op.kind == DiskOp::Kind::kRead || op.kind == DiskOp::Kind::kWrite;
+  return transfer && !op.durable && op.transferred == 0 &&
+         op.length <= kMostAtOnce && op.file->is_cached_file();
+}
+
 void DiskUringEngine::RunLoneTransfers() {
-  while (in_flight_ == 0 && backlog_.size() == 1) {
+  while (in_flight_ == 0 && backlog_.size() == 1 &&
+         IsBestDoneHere(*backlog_.front())) {
     DiskOp* op = backlog_.front();
-    const bool transfer =
-        op->kind == DiskOp::Kind::kRead || op->kind == DiskOp::Kind::kWrite;
-    if (!transfer || op->durable || op->length > kMostAtOnce ||
-        !op->file->is_cached_file()) {
+    if (slow_for_ > 0) {
+      --slow_for_;
       return;
     }
+    const auto begin = std::chrono::steady_clock::now();
+    const std::optional<int> error = RunFromCache(*op);
+    if (!error.has_value()) return;
+    if (std::chrono::steady_clock::now() - begin > kSlow) slow_for_ = kSlowFor;
     backlog_.pop_front();
-    client_.OnDiskOpDone(
-        op, op->early_error != 0 ? op->early_error : RunBlocking(*op));
+    client_.OnDiskOpDone(op, *error);
     client_.OnDiskOpsSettled();
   }
 }

@@ -4,6 +4,7 @@
 
 #include <liburing.h>
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -20,14 +21,20 @@ namespace cloister::devices::virtio {
 // Disk operations by io_uring(7): one system call for many. What io_uring
 // cannot do on all kernels (discard and zeroes on block devices, with their
 // fallbacks) goes to a thread. A transfer to or from the page cache that has no
-// company is done at once: most file systems would have io_uring hand it to a
-// thread of the kernel, and wake this one, for as long as it takes to copy it.
+// company is done at once, unless a read would have to wait for the disk: most
+// file systems would have io_uring hand it to a thread of the kernel, and wake
+// this one, for as long as it takes to copy it. Where that is slow all the same
+// (a network's file system, a cache that is full of what is to be written), the
+// ring has the next ones.
 class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
  public:
   using Client = DiskEngine::Client;
 
   // Bytes of a transfer that may be done at once.
   static constexpr uint64_t kMostAtOnce = 1 << 20;
+  // After one that took longer, so many others are not done at once.
+  static constexpr std::chrono::milliseconds kSlow{2};
+  static constexpr int kSlowFor = 64;
 
   // Operations that are handed to the kernel at once; more wait their turn.
   static constexpr unsigned kEntries = 256;
@@ -52,6 +59,7 @@ class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
     client_.OnDiskOpDone(op, error);
   }
   void OnDiskOpsSettled() override;
+  bool IsBestDoneHere(const DiskOp& op) const;
   // Does what is queued as long as it is one transfer that is best done here.
   void RunLoneTransfers();
   // Queues one attempt at `op` if the ring has room; false if not.
@@ -76,6 +84,7 @@ class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
   bool ring_valid_ = false;
   unsigned in_flight_ = 0;       // attempts that the ring has yet to report
   bool reporting_ = false;       // within OnReady
+  int slow_for_ = 0;             // transfers that are not to be done at once
   std::deque<DiskOp*> backlog_;  // waits for a commit, or room in the ring
   uint64_t cancels_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // no one else's

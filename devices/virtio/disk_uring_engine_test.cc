@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/devices/virtio/disk_uring_engine.h"
 
-#include <cerrno>
 #include <future>
 #include <string>
 
@@ -37,15 +36,6 @@ TEST_P(DiskEngineTest, LoneCachedTransfersAreDoneByTheirCommit) {
   EXPECT_EQ(recorder_.Wait(&write), 0);
   EXPECT_EQ(recorder_.Wait(&read), 0);
   EXPECT_EQ(in, out);
-}
-
-// The file was cut short behind the disk's back.
-TEST_P(DiskEngineTest, LoneWritesDoNotMakeAFileLonger) {
-  std::string out(4096, '!');
-  image_.Resize(4096);
-  DiskOp write = Op(DiskOp::Kind::kWrite, 4096, out);
-  EXPECT_EQ(Run(write), EIO);
-  EXPECT_EQ(image_.Read(4096, 4096), "");
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ volatile uint8_t* HostPage(FakeRam& ram, uint64_t page) {
   auto lease = ram.view().Acquire(GuestAddress(kStart + page * kPageSize), 1);
   EXPECT_TRUE(lease.ok()) << lease.status();
   std::vector<struct iovec> iovecs;
-  EXPECT_OK(lease->AppendIovecs(0, lease->range().size(), &iovecs));
+  EXPECT_OK(lease->GatherIovecs(0, lease->range().size(), &iovecs));
   return static_cast<uint8_t*>(iovecs.at(0).iov_base);
 }
 

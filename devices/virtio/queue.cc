@@ -53,7 +53,7 @@ absl::StatusOr<std::vector<struct iovec>> Iovecs(const Leases& leases,
   RETURN_IF_ERROR(ForEachPart(
       leases, total, offset, size,
       [&iovecs](const Lease& lease, uint64_t at, uint64_t, uint64_t count) {
-        return lease.AppendIovecs(at, count, &iovecs);
+        return lease.GatherIovecs(at, count, &iovecs);
       }));
   return iovecs;
 }

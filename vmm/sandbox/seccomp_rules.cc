@@ -245,7 +245,10 @@ void AddProcess(Table& table, const SeccompFacts& facts) {
                   {{0, kLow32, uid}, {1, kLow32, uid}, {2, kLow32, uid}},
                   "--user");
     table.AllowIf(0, "fchownat", "sockets' files become --user's",
-                  {{2, kLow32, uid}, {4, kLow32, AT_EMPTY_PATH}}, "--user");
+                  {{2, kLow32, uid},
+                   {3, kLow32, kLow32},  // the group stays
+                   {4, kLow32, AT_EMPTY_PATH}},
+                  "--user");
   }
 }
 
