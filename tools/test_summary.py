@@ -6,8 +6,8 @@ usage: test_summary.py [--require-lab] EVENTS.json
 
 Prints every skipped case with its reason, then one line
 "N passed, N failed, N skipped" over GoogleTest cases (a test program without
-GoogleTest output counts as one case). Leaves with 1 if a test failed; with
---require-lab also if lab tests were skipped, or inside the lab a case for
+GoogleTest output counts as one case). Leaves with 1 if a test failed, or none is
+reported; with --require-lab also if lab tests were skipped, or inside the lab a case for
 another reason than that it does not apply there (lab/skips.py). That is decided
 here and not in the tests' environment, so that results cached by one kind of
 run serve the other.
@@ -60,7 +60,8 @@ class Count:
             self.reasons.append(f"failed: {label}: {status}")
 
     def exit_code(self, require_lab):
-        return 1 if self.failed or (require_lab and self.skipped_in_lab) else 0
+        nothing = not (self.passed or self.failed or self.skipped)
+        return 1 if nothing or self.failed or (require_lab and self.skipped_in_lab) else 0
 
 
 def main(arguments):
