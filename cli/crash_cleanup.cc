@@ -34,7 +34,7 @@ void RemoveSockets() {
   SocketFileNames names;
   while (files.Next(&names)) {
     ::unlink(names.socket.data());
-    if (names.lock[0] != '\0') ::unlink(names.lock.data());
+    if (names.lock_fd >= 0) ::unlink(names.lock.data());
   }
 }
 

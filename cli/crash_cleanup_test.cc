@@ -3,14 +3,11 @@
 // Processes that end by a signal, from several threads, and what they leave.
 #include "cloister/cli/crash_cleanup.h"
 
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -19,6 +16,7 @@
 #include "cloister/api/socket_file.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
+#include "cloister/cli/named_test_socket.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -28,20 +26,6 @@ namespace {
 bool Exists(const std::string& path) {
   struct stat status = {};
   return ::lstat(path.c_str(), &status) == 0;
-}
-
-// A socket with a name, that listens or not.
-base::UniqueFd MakeSocket(const std::string& path, bool listens) {
-  base::UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address),
-             sizeof(address)) != 0 ||
-      (listens && ::listen(fd.get(), 1) != 0)) {
-    ::_exit(90);
-  }
-  return fd;
 }
 
 class CrashCleanUpDeathTest : public ::testing::Test {
@@ -75,8 +59,8 @@ class CrashCleanUpDeathTest : public ::testing::Test {
   void ServeAnd(bool on_main, End end) {
     if (!InstallCrashCleanUp().ok()) ::_exit(91);
     auto api = api::SocketFile::Create(Path("api"));
-    const base::UniqueFd vsock = MakeSocket(Path("vsock"), true);
-    const base::UniqueFd client = MakeSocket(Path("client"), false);
+    const base::UniqueFd vsock = NamedTestSocket(Path("vsock"), true);
+    const base::UniqueFd client = NamedTestSocket(Path("client"), false);
     if (!api.ok() || !Exists(Path("api.lock"))) ::_exit(92);
     if (on_main) {
       end();
@@ -121,7 +105,7 @@ TEST_F(CrashCleanUpDeathTest, OfOthersTheSignalMeansNothing) {
 
 // One that somebody else listens on, and that was handed to this process.
 TEST_F(CrashCleanUpDeathTest, WhatOthersListenOnStays) {
-  const base::UniqueFd inherited = MakeSocket(Path("inherited"), true);
+  const base::UniqueFd inherited = NamedTestSocket(Path("inherited"), true);
   ::testing::FLAGS_gtest_death_test_style = "fast";
   EXPECT_EXIT(
       {

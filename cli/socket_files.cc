@@ -76,7 +76,6 @@ bool SocketFiles::Next(SocketFileNames* names) {
     std::memcpy(names->lock.data(), names->socket.data(), length);
     std::memcpy(names->lock.data() + length, kLockSuffix, sizeof(kLockSuffix));
     names->lock_fd = DescriptorOf(names->lock.data(), descriptors);
-    if (names->lock_fd < 0) names->lock[0] = '\0';
     return true;
   }
   return false;

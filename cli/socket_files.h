@@ -15,8 +15,8 @@ constexpr size_t kLockNameSize = kSocketNameSize + sizeof(".lock");
 
 struct SocketFileNames {
   std::array<char, kSocketNameSize> socket;
-  // "<name>.lock" and its descriptor, if the process holds it open, as that of
-  // the API; else "" and -1.
+  // "<name>.lock", and its descriptor if it is there and the process holds it
+  // open, as that of the API; else -1.
   std::array<char, kLockNameSize> lock;
   int lock_fd;
 };

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cloister/cli/socket_files.h"
 
-#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <set>
@@ -15,6 +14,7 @@
 #include "cloister/api/socket_file.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
+#include "cloister/cli/named_test_socket.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -37,23 +37,13 @@ class SocketFilesTest : public ::testing::Test {
   std::string Path(const std::string& name) const {
     return absl::StrCat(folder_, "/", name);
   }
-  base::UniqueFd Bind(const std::string& path) {
-    base::UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    EXPECT_LE(path.size(), sizeof(address.sun_path));
-    std::memcpy(address.sun_path, path.data(), path.size());
-    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address),
-                     sizeof(address)),
-              0);
-    return fd;
-  }
   std::set<std::string> All() {
     std::set<std::string> found;
     SocketFiles files;
     SocketFileNames names;
     while (files.Next(&names)) {
-      found.insert(absl::StrCat(names.socket.data(), "|", names.lock.data()));
+      found.insert(absl::StrCat(names.socket.data(), "|",
+                                names.lock_fd < 0 ? "" : names.lock.data()));
     }
     return found;
   }
@@ -64,11 +54,9 @@ TEST_F(SocketFilesTest, ThoseWithANameThatThisProcessListensOn) {
   EXPECT_THAT(All(), UnorderedElementsAre());
   ASSERT_OK_AND_ASSIGN(std::unique_ptr<api::SocketFile> api,
                        api::SocketFile::Create(Path("api")));
-  const base::UniqueFd listens = Bind(Path("listens"));
-  ASSERT_EQ(::listen(listens.get(), 1), 0);
-  const base::UniqueFd does_not = Bind(Path("does-not"));
-  const base::UniqueFd gone = Bind(Path("gone"));
-  ASSERT_EQ(::listen(gone.get(), 1), 0);
+  const base::UniqueFd listens = NamedTestSocket(Path("listens"), true);
+  const base::UniqueFd does_not = NamedTestSocket(Path("does-not"), false);
+  const base::UniqueFd gone = NamedTestSocket(Path("gone"), true);
   ASSERT_EQ(::unlink(Path("gone").c_str()), 0);
   // One that has a file like a lock beside it, which nobody here has open.
   ASSERT_EQ(::symlink("/dev/null", Path("listens.lock").c_str()), 0);
@@ -81,8 +69,7 @@ TEST_F(SocketFilesTest, AsLongAsANameMayBe) {
   const std::string path = Path(
       std::string(sizeof(sockaddr_un::sun_path) - folder_.size() - 1, 'n'));
   ASSERT_EQ(path.size(), sizeof(sockaddr_un::sun_path));
-  const base::UniqueFd listens = Bind(path);
-  ASSERT_EQ(::listen(listens.get(), 1), 0);
+  const base::UniqueFd listens = NamedTestSocket(path, true);
   EXPECT_THAT(All(), UnorderedElementsAre(path + "|"));
 }
 

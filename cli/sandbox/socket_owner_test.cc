@@ -2,12 +2,9 @@
 #include "cloister/cli/sandbox/socket_owner.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -17,6 +14,7 @@
 #include "cloister/api/socket_file.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/base/unique_fd.h"
+#include "cloister/cli/named_test_socket.h"
 #include "gtest/gtest.h"
 
 namespace cloister::cli {
@@ -40,18 +38,6 @@ class SocketOwnerTest : public ::testing::Test {
   std::string Path(const char* name) const {
     return absl::StrCat(folder_, "/", name);
   }
-  base::UniqueFd Listen(const char* name) {
-    base::UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, Path(name).c_str(),
-                 sizeof(address.sun_path) - 1);
-    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&address),
-                     sizeof(address)),
-              0);
-    EXPECT_EQ(::listen(fd.get(), 1), 0);
-    return fd;
-  }
   // "user:group" of a file itself, not of what it points to.
   std::string Owner(const char* name) {
     struct stat info = {};
@@ -64,7 +50,7 @@ class SocketOwnerTest : public ::testing::Test {
 TEST_F(SocketOwnerTest, SocketsAndTheirLocksAreGiven) {
   ASSERT_OK_AND_ASSIGN(std::unique_ptr<api::SocketFile> api,
                        api::SocketFile::Create(Path("api")));
-  const base::UniqueFd vsock = Listen("vsock");
+  const base::UniqueFd vsock = NamedTestSocket(Path("vsock"), true);
   const base::UniqueFd other(
       ::open(Path("disk").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
   GiveSocketFiles({.uid = kUser, .gid = kGroup});
@@ -75,7 +61,7 @@ TEST_F(SocketOwnerTest, SocketsAndTheirLocksAreGiven) {
 }
 
 TEST_F(SocketOwnerTest, WithoutAUserNothingIs) {
-  const base::UniqueFd vsock = Listen("vsock");
+  const base::UniqueFd vsock = NamedTestSocket(Path("vsock"), true);
   GiveSocketFiles({.uid = {}, .gid = kGroup});
   EXPECT_EQ(Owner("vsock"), "0:0");
   GiveSocketFiles({.uid = kUser, .gid = {}});
@@ -89,7 +75,7 @@ TEST_F(SocketOwnerTest, OthersFilesAreNotGivenAway) {
   for (const char* name : {"pointed", "linked", "file", "foreign"}) {
     SCOPED_TRACE(name);
     const std::string kind = name;
-    const base::UniqueFd socket = Listen(name);
+    const base::UniqueFd socket = NamedTestSocket(Path(name), true);
     if (kind == "linked") {
       ASSERT_EQ(::link(Path(name).c_str(), Path("second").c_str()), 0);
     } else if (kind == "foreign") {

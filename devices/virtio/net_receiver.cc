@@ -32,7 +32,7 @@ void NetReceiver::Run() {
   Queue* queue = runner_.queue(queue_);
   if (queue == nullptr || wait_ == Wait::kStopped) return;
   wait_ = Wait::kNothing;
-  if (runner_.Check(RunTurn(*queue))) runner_.Signal(queue_);
+  runner_.Check(RunTurn(*queue));  // has announced what it delivered
 }
 
 absl::Status NetReceiver::RunTurn(Queue& queue) {
