@@ -24,11 +24,16 @@ Descriptor Descriptor::FromSplit(const uint8_t* bytes) {
 }
 
 Descriptor Descriptor::FromPacked(const uint8_t* bytes) {
+  return FromPacked(base::LoadLe<uint64_t>(bytes),
+                    base::LoadLe<uint64_t>(bytes + 8));
+}
+
+Descriptor Descriptor::FromPacked(uint64_t address, uint64_t rest) {
   Descriptor descriptor;
-  descriptor.address = base::LoadLe<uint64_t>(bytes);
-  descriptor.length = base::LoadLe<uint32_t>(bytes + 8);
-  descriptor.id = base::LoadLe<uint16_t>(bytes + 12);
-  descriptor.flags = base::LoadLe<uint16_t>(bytes + 14);
+  descriptor.address = address;
+  descriptor.length = static_cast<uint32_t>(rest);
+  descriptor.id = static_cast<uint16_t>(rest >> 32);
+  descriptor.flags = static_cast<uint16_t>(rest >> 48);
   return descriptor;
 }
 

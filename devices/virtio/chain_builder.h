@@ -27,6 +27,7 @@ struct Descriptor {
   bool Has(uint16_t flag) const { return (flags & flag) != 0; }
   static Descriptor FromSplit(const uint8_t* bytes);
   static Descriptor FromPacked(const uint8_t* bytes);
+  static Descriptor FromPacked(uint64_t address, uint64_t rest);
 };
 
 // Turns descriptors into a Chain that holds leases on its buffers. Serves all

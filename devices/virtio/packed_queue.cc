@@ -2,7 +2,6 @@
 #include "cloister/devices/virtio/packed_queue.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <utility>
 
@@ -16,11 +15,11 @@ using memory::SharedView;
 
 namespace {
 
-// Descriptor flags (virtio 1.3, 2.8.1) and the offset of their field.
+// Descriptor flags (virtio 1.3, 2.8.1), and where an entry has its length, id
+// and flags: 8 bytes.
 constexpr uint16_t kAvail = 1 << 7;
 constexpr uint16_t kUsed = 1 << 15;
-constexpr uint64_t kLengthOffset = 8;  // length, id and flags: 8 bytes
-constexpr uint64_t kFlagsOffset = 14;
+constexpr uint64_t kRestOffset = 8;
 
 // Event suppression: offset and wrap counter in the low half, flags in the high
 // one (2.8.14).
@@ -55,23 +54,22 @@ absl::StatusOr<std::unique_ptr<Queue>> PackedQueue::Create(
       config, view, std::move(ring), std::move(driver), std::move(device)));
 }
 
-// Whether the driver made the entry available: its flags hold this lap's
-// wrap counter as AVAIL, and the opposite as USED.
-absl::StatusOr<bool> PackedQueue::Available(const Lease& ring,
-                                            Position at) const {
-  ASSIGN_OR_RETURN(uint16_t flags,
-                   ring.Load<uint16_t>(
-                       at.index * Descriptor::kSize + kFlagsOffset, kOrdered));
-  const bool avail = (flags & kAvail) != 0;
-  const bool used = (flags & kUsed) != 0;
+absl::StatusOr<uint64_t> PackedQueue::LoadRest(const Lease& ring, Position at) {
+  return ring.Load<uint64_t>(at.index * Descriptor::kSize + kRestOffset,
+                             kOrdered);
+}
+
+bool PackedQueue::IsAvailable(uint64_t rest, Position at) {
+  const bool avail = (rest >> 48 & kAvail) != 0;
+  const bool used = (rest >> 48 & kUsed) != 0;
   return avail == at.wrap && used != at.wrap;
 }
 
 absl::StatusOr<std::optional<Chain>> PackedQueue::Pop() {
   ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
-  ASSIGN_OR_RETURN(bool available, Available(ring, next_));
-  if (!available) return std::optional<Chain>();
-  ASSIGN_OR_RETURN(Chain chain, Build(ring));
+  ASSIGN_OR_RETURN(uint64_t rest, LoadRest(ring, next_));
+  if (!IsAvailable(rest, next_)) return std::optional<Chain>();
+  ASSIGN_OR_RETURN(Chain chain, Build(ring, rest));
   next_.Advance(chain.descriptors_, size_);
   taken_ += chain.descriptors_;
   // A driver may have changed what it offered before: no more than all.
@@ -102,7 +100,7 @@ PackedQueue::Position PackedQueue::Unseen() const {
 
 // The ring must have room for the chain beside those under way: an entry that
 // was taken and not given back is not the driver's to make available.
-absl::StatusOr<Chain> PackedQueue::Build(const Lease& ring) {
+absl::StatusOr<Chain> PackedQueue::Build(const Lease& ring, uint64_t rest) {
   Chain chain = ChainBuilder::Start();
   Position at = next_;
   const uint32_t room = size_ - taken_;
@@ -111,10 +109,10 @@ absl::StatusOr<Chain> PackedQueue::Build(const Lease& ring) {
                           "available entry in a ring that is all under way");
   }
   for (uint32_t seen = 1; seen <= room; ++seen) {
-    std::array<uint8_t, Descriptor::kSize> bytes;
-    RETURN_IF_ERROR(
-        ring.Read(at.index * Descriptor::kSize, absl::MakeSpan(bytes)));
-    const Descriptor descriptor = Descriptor::FromPacked(bytes.data());
+    ASSIGN_OR_RETURN(
+        uint64_t address,
+        ring.Load<uint64_t>(at.index * Descriptor::kSize, kRelaxed));
+    const Descriptor descriptor = Descriptor::FromPacked(address, rest);
     RETURN_IF_ERROR(builder_.Add(descriptor, chain));
     if (!descriptor.Has(ChainBuilder::kNext)) {
       if (descriptor.id >= size_) {
@@ -126,6 +124,7 @@ absl::StatusOr<Chain> PackedQueue::Build(const Lease& ring) {
       return chain;
     }
     at.Advance(1, size_);
+    ASSIGN_OR_RETURN(rest, LoadRest(ring, at));
   }
   return MakeQueueError(
       QueueError::kLoop,
@@ -140,7 +139,7 @@ absl::Status PackedQueue::Publish(const Lease& ring, const UsedChain& used,
   uint64_t flags = at.wrap ? kAvail | kUsed : 0;
   if (length != 0) flags |= ChainBuilder::kWrite;
   // All three fields at once: flags make the others valid.
-  return ring.Store<uint64_t>(at.index * Descriptor::kSize + kLengthOffset,
+  return ring.Store<uint64_t>(at.index * Descriptor::kSize + kRestOffset,
                               flags << 48 | id << 32 | length, kOrdered);
 }
 
@@ -204,7 +203,8 @@ absl::StatusOr<bool> PackedQueue::EnableKicks() {
     RETURN_IF_ERROR(device.Store<uint32_t>(0, event, kOrdered));
   }
   ASSIGN_OR_RETURN(Lease ring, ring_.Acquire());
-  return Available(ring, unseen);
+  ASSIGN_OR_RETURN(uint64_t rest, LoadRest(ring, unseen));
+  return IsAvailable(rest, unseen);
 }
 
 }  // namespace cloister::devices::virtio

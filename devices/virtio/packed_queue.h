@@ -61,10 +61,17 @@ class PackedQueue : public Queue {
         driver_(std::move(driver)),
         device_(std::move(device)) {}
 
-  absl::StatusOr<bool> Available(const memory::Lease& ring, Position at) const;
+  // An entry's length, id and flags, by one load; the driver writes them after
+  // its address.
+  static absl::StatusOr<uint64_t> LoadRest(const memory::Lease& ring,
+                                           Position at);
+  // Whether the driver made the entry available: its flags hold this lap's wrap
+  // counter as AVAIL, and the opposite as USED.
+  static bool IsAvailable(uint64_t rest, Position at);
   // The first entry that was never popped.
   Position Unseen() const;
-  absl::StatusOr<Chain> Build(const memory::Lease& ring);
+  // The chain whose first entry is the one at next_, with this rest.
+  absl::StatusOr<Chain> Build(const memory::Lease& ring, uint64_t rest);
   bool PassedEvent(uint16_t event, uint32_t pushed) const;
   absl::Status Publish(const memory::Lease& ring, const UsedChain& used,
                        Position at) const;
