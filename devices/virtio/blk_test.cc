@@ -392,6 +392,14 @@ TEST_F(BlkTest, ErrorsOfTheHostReachTheGuestAndTheCounters) {
   EXPECT_EQ(Do(kIn, 0, "", 512), kOk);
 }
 
+// Of a network's disk, say: nobody reset this device.
+TEST_F(BlkTest, WhatTheHostCancelledIsAnErrorLikeAnother) {
+  StartFaulty();
+  fault_.Fail(DiskOp::Kind::kRead, ECANCELED);
+  EXPECT_EQ(Do(kIn, 0, "", 512), kIoError);
+  EXPECT_THAT(blk_->counters().errors, ElementsAre(Pair(ECANCELED, 1)));
+}
+
 TEST_F(BlkTest, SaysWhatKindOfRequestTheHostFailed) {
   StartFaulty();
   fault_.Fail(DiskOp::Kind::kWriteZeroes, ENOSPC);

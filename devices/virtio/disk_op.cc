@@ -119,7 +119,7 @@ std::optional<int> RunFromCache(DiskOp& op) {
       preadv2(op.file->fd(), buffers.data, buffers.count, at, RWF_NOWAIT);
   if (moved < 0 && errno == EOPNOTSUPP) return RunBlocking(op);
   // A part of it is read again: nothing of it was accounted for.
-  if (moved < 0 || static_cast<uint64_t>(moved) < op.length) {
+  if (moved < 0 || static_cast<uint64_t>(moved) < op.length - op.transferred) {
     return std::nullopt;
   }
   return AdvanceTransfer(op, moved).error;

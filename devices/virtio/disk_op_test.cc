@@ -201,6 +201,48 @@ TEST(RunBlockingTest, ReportsErrors) {
   EXPECT_EQ(RunBlocking(read), EIO);
 }
 
+TEST(RunFromCacheTest, DoesAllOrNothing) {
+  DiskTestFile image(DiskTestPattern(8192, 6));
+  std::shared_ptr<DiskFile> file = image.Open();
+  std::string bytes(8192, 'x');
+  DiskOp read = Op(DiskOp::Kind::kRead, *file, 0, &bytes);
+  EXPECT_EQ(RunFromCache(read), 0);
+  EXPECT_EQ(bytes, DiskTestPattern(8192, 6));
+  // What the file no longer has, and what cannot be written to, is left to who
+  // can wait.
+  image.Resize(4096);
+  DiskOp cut = Op(DiskOp::Kind::kRead, *file, 0, &bytes);
+  EXPECT_EQ(RunFromCache(cut), std::nullopt);
+  EXPECT_EQ(cut.transferred, 0u);
+  DiskOp nowhere = Op(DiskOp::Kind::kRead, *file, 0, &bytes);
+  nowhere.length = 4096;
+  nowhere.buffers = {{nullptr, 4096}};
+  EXPECT_EQ(RunFromCache(nowhere), std::nullopt);
+}
+
+TEST(RunFromCacheTest, DoesTheRestOfAReadThatBegan) {
+  DiskTestFile image(DiskTestPattern(8192, 7));
+  std::shared_ptr<DiskFile> file = image.Open();
+  std::string bytes(8192, 'x');
+  DiskOp read = Op(DiskOp::Kind::kRead, *file, 0, &bytes);
+  EXPECT_FALSE(AdvanceTransfer(read, 512).done);
+  EXPECT_EQ(RunFromCache(read), 0);
+  EXPECT_EQ(bytes.substr(512), DiskTestPattern(8192, 7).substr(512));
+}
+
+TEST(RunFromCacheTest, ReadsFromFileSystemsThatCannotTell) {
+  // sysfs knows no RWF_NOWAIT, and says that its files have a page.
+  DiskFileOptions options;
+  options.path = "/sys/kernel/mm/transparent_hugepage/enabled";
+  options.read_only = true;
+  absl::StatusOr<std::shared_ptr<DiskFile>> file = DiskFile::Open(options);
+  if (!file.ok()) GTEST_SKIP() << "the host's sysfs: " << file.status();
+  std::string bytes(8, '!');
+  DiskOp read = Op(DiskOp::Kind::kRead, **file, 0, &bytes);
+  EXPECT_EQ(RunFromCache(read), 0);
+  EXPECT_EQ(bytes.find('!'), std::string::npos);
+}
+
 TEST(RunBlockingTest, AWriteDoesNotUndoACut) {
   DiskTestFile image(kMiB);
   std::shared_ptr<DiskFile> file = image.Open();

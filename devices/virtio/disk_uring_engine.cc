@@ -33,8 +33,9 @@ bool KnowsOperations(struct io_uring& ring) {
 
 absl::StatusOr<std::unique_ptr<DiskEngine>> DiskUringEngine::Create(
     base::EventLoop& loop, Client& client,
-    std::function<void()> on_thread_start) {
-  std::unique_ptr<DiskUringEngine> engine(new DiskUringEngine(loop, client));
+    std::function<void()> on_thread_start, Clock clock) {
+  std::unique_ptr<DiskUringEngine> engine(
+      new DiskUringEngine(loop, client, std::move(clock)));
   const int error = io_uring_queue_init(kEntries, &engine->ring_, 0);
   if (error != 0) return base::ErrnoStatus(-error, "io_uring_setup");
   engine->ring_valid_ = true;
@@ -131,8 +132,8 @@ void DiskUringEngine::PrepareBacklog() {
 bool DiskUringEngine::IsBestDoneHere(const DiskOp& op) const {
   const bool transfer =
       op.kind == DiskOp::Kind::kRead || op.kind == DiskOp::Kind::kWrite;
-  return transfer && !op.durable && op.transferred == 0 &&
-         op.length <= kMostAtOnce && op.file->is_cached_file();
+  return transfer && !op.durable && op.length <= kMostAtOnce &&
+         op.file->is_cached_file();
 }
 
 void DiskUringEngine::RunLoneTransfers() {
@@ -143,10 +144,10 @@ void DiskUringEngine::RunLoneTransfers() {
       --slow_for_;
       return;
     }
-    const auto begin = std::chrono::steady_clock::now();
+    const auto begin = clock_();
     const std::optional<int> error = RunFromCache(*op);
     if (!error.has_value()) return;
-    if (std::chrono::steady_clock::now() - begin > kSlow) slow_for_ = kSlowFor;
+    if (clock_() - begin > kSlow) slow_for_ = kSlowFor;
     backlog_.pop_front();
     client_.OnDiskOpDone(op, *error);
     client_.OnDiskOpsSettled();

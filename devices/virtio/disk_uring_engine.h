@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,6 +30,7 @@ namespace cloister::devices::virtio {
 class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
  public:
   using Client = DiskEngine::Client;
+  using Clock = std::function<std::chrono::steady_clock::time_point()>;
 
   // Bytes of a transfer that may be done at once.
   static constexpr uint64_t kMostAtOnce = 1 << 20;
@@ -43,7 +45,8 @@ class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
   // io_uring or one of the operations it needs (Linux 5.6).
   static absl::StatusOr<std::unique_ptr<DiskEngine>> Create(
       base::EventLoop& loop, Client& client,
-      std::function<void()> on_thread_start = nullptr);
+      std::function<void()> on_thread_start = nullptr,
+      Clock clock = &std::chrono::steady_clock::now);
   ~DiskUringEngine() override;
 
   absl::string_view name() const override { return "io_uring"; }
@@ -52,8 +55,8 @@ class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
   void Cancel() override;
 
  private:
-  DiskUringEngine(base::EventLoop& loop, Client& client)
-      : loop_(loop), client_(client) {}
+  DiskUringEngine(base::EventLoop& loop, Client& client, Clock clock)
+      : loop_(loop), client_(client), clock_(std::move(clock)) {}
   // DiskEngine::Client of the thread.
   void OnDiskOpDone(DiskOp* op, int error) override {
     client_.OnDiskOpDone(op, error);
@@ -80,6 +83,7 @@ class DiskUringEngine : public DiskEngine, private DiskEngine::Client {
 
   base::EventLoop& loop_;
   Client& client_;
+  const Clock clock_;
   struct io_uring ring_ = {};
   bool ring_valid_ = false;
   unsigned in_flight_ = 0;       // attempts that the ring has yet to report

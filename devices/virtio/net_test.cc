@@ -591,6 +591,38 @@ TEST_P(NetTest, SeesABufferThatComesAsItStopsLooking) {
   EXPECT_OK(driver_->WaitUsed(kRx));
 }
 
+// Its event area is gone when the first packet is to be announced.
+class DeafQueue : public LateQueue {
+ public:
+  explicit DeafQueue(std::unique_ptr<Queue> queue)
+      : LateQueue(std::move(queue), [] { return false; }) {}
+  absl::StatusOr<bool> NeedsInterrupt() override {
+    return MakeQueueError(QueueError::kRingNotShared, "the driver's area");
+  }
+};
+
+TEST_P(NetTest, ADriverThatCannotBeToldOfAPacketNeedsAReset) {
+  FakeDriver::Options with;
+  with.wrap = [](uint16_t index,
+                 std::unique_ptr<Queue> queue) -> std::unique_ptr<Queue> {
+    if (index != kRx) return queue;
+    return std::make_unique<DeafQueue>(std::move(queue));
+  };
+  Make(kAll, 1, {}, {}, with);
+  // Buffers and a packet more than the one after which it stops.
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(wire().Put({}, Payload(100)));
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(driver_->queue(kRx).Offer({{Writable(2048)}}).has_value());
+  }
+  driver_->Kick(kRx);
+  ASSERT_TRUE(driver_->interrupts().WaitForReset());
+  ASSERT_TRUE(driver_->Reset());  // behind what the worker had begun
+  EXPECT_EQ(QueueErrorOf(*driver_->interrupts().reset_reason()),
+            QueueError::kRingNotShared);
+  EXPECT_EQ(counters().rx_packets.value(), 1u);
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+}
+
 TEST_P(NetTest, ADriverThatOnlyPretendsDoesNotHoldTheWorker) {
   FakeDriver::Options with;
   with.wrap = [](uint16_t, std::unique_ptr<Queue> queue) {

@@ -72,15 +72,14 @@ absl::StatusOr<base::UniqueFd> LockDirectoryOf(const std::string& path) {
   }
   const auto end = std::chrono::steady_clock::now() + kLockLimit;
   while (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
-    const int error = errno;
-    if (error == EWOULDBLOCK && std::chrono::steady_clock::now() > end) {
+    if (errno != EWOULDBLOCK) {
+      return base::ErrnoStatus(
+          errno, absl::StrCat("vsock path ", path, ": flock ", directory));
+    }
+    if (std::chrono::steady_clock::now() > end) {
       return absl::UnavailableError(
           absl::StrCat("vsock path ", path, ": another process keeps ",
                        directory, " locked; choose a directory of your own"));
-    }
-    if (error != EWOULDBLOCK && error != EINTR) {
-      return base::ErrnoStatus(
-          error, absl::StrCat("vsock path ", path, ": flock ", directory));
     }
     std::this_thread::sleep_for(kLockPause);
   }

@@ -405,12 +405,8 @@ absl::StatusOr<std::optional<uint32_t>> VsockMuxer::ToGuest(
   }
   while (!ready_.empty()) {
     const VsockPorts ports = ready_.front();
-    const auto at = connections_.find(ports);
-    if (at == connections_.end() || !at->second->queued) {
-      ready_.pop_front();
-      continue;
-    }
-    VsockConnection& connection = *at->second;
+    // What leaves connections_ has left ready_ before.
+    VsockConnection& connection = *connections_.at(ports);
     VsockHeader header;
     ASSIGN_OR_RETURN(VsockConnection::Outcome outcome,
                      connection.NextPacket(chain, limiter, header));
