@@ -288,8 +288,9 @@ def main():
     if not tests:
         sys.exit("coverage: bazel query finds no tests")
     if not options.keep:
-        subprocess.run(bazel + ["build"] + flags + [t for t, _ in tests],
-                       check=True)
+        built = subprocess.run(bazel + ["build"] + flags + [t for t, _ in tests])
+        if built.returncode:
+            sys.exit("coverage: the tests do not build")
     out = pathlib.Path(capture(bazel + ["info", "output_base"],
                                stderr=subprocess.DEVNULL).strip(), "coverage")
     out.mkdir(exist_ok=True)

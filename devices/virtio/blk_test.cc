@@ -14,6 +14,7 @@
 #include "cloister/devices/virtio/disk_test_file.h"
 #include "cloister/devices/virtio/driver_fake.h"
 #include "cloister/devices/virtio/driver_fake_device.h"
+#include "cloister/devices/virtio/driver_fake_queue.h"
 #include "cloister/devices/virtio/driver_fake_ram.h"
 #include "cloister/devices/virtio/eventually.h"
 #include "cloister/devices/virtio/queue_error.h"
@@ -631,6 +632,23 @@ TEST_F(BlkTest, TheEndOfTheWriteBackCacheBeginsAFlush) {
   EXPECT_EQ(Kinds(), (std::vector{DiskOp::Kind::kWrite, DiskOp::Kind::kFlush,
                                   DiskOp::Kind::kFlush}));
   EXPECT_TRUE(Eventually([&] { return blk_->counters().in_flight == 0; }));
+}
+
+TEST_F(BlkTest, SwitchesThatItDoesNotSeeApartAreOneFlush) {
+  // On its own thread: nothing comes between them.
+  const LateQueue::First first = LateQueue::Once([this] {
+    for (uint8_t on : {0, 1, 0}) Switch(on);
+  });
+  FakeDriver::Options with;
+  with.wrap = [first](uint16_t, std::unique_ptr<Queue> queue) {
+    return std::make_unique<LateQueue>(std::move(queue), first.moment);
+  };
+  StartFaulty(with);
+  EXPECT_EQ(Do(kOut, 0, std::string(512, 'x')), kOk);
+  first.done.wait();
+  EXPECT_TRUE(Eventually([&] { return blk_->counters().flushes > 0; }));
+  EXPECT_EQ(Do(kIn, 0, "", 512), kOk);
+  EXPECT_EQ(blk_->counters().flushes, 1u);
 }
 
 // An engine may be done before its Commit returns.
