@@ -159,6 +159,7 @@ absl::StatusOr<DeviceRunner::Next> Balloon::TakeFrames(Queue& queue,
   }
   std::vector<uint8_t> bytes(size);
   RETURN_IF_ERROR(chain.Read(0, absl::MakeSpan(bytes)));
+  chain.ReleaseReadable();
   std::vector<uint32_t> frames(size / 4);
   for (size_t i = 0; i < frames.size(); ++i) {
     frames[i] = base::LoadLe<uint32_t>(&bytes[i * 4]);

@@ -38,9 +38,10 @@ constexpr uint16_t kDeflate = 1;
 constexpr uint16_t kStats = 2;
 
 // Says what was asked of it; frame 13 is nobody's, and everything fails when
-// told to. Thread-safe.
+// told to. While it works nothing of `ram` may be leased. Thread-safe.
 class FakePages : public BalloonPages {
  public:
+  explicit FakePages(const FakeRam& ram) : ram_(ram) {}
   absl::StatusOr<uint64_t> GiveUp(const GuestRange& range) override {
     return Do("up", range);
   }
@@ -67,6 +68,7 @@ class FakePages : public BalloonPages {
  private:
   absl::StatusOr<uint64_t> Do(absl::string_view what, const GuestRange& range) {
     base::MutexLock lock(&mutex_);
+    EXPECT_EQ(ram_.LeasedBytes(), 0u);
     if (broken_) return absl::InternalError("told to");
     if (range.Contains(GuestAddress(13 * kPageSize))) {
       return absl::InvalidArgumentError("13");
@@ -75,6 +77,7 @@ class FakePages : public BalloonPages {
                                   "+", range.size() / kPageSize));
     return range.size();
   }
+  const FakeRam& ram_;
   base::Mutex mutex_;
   std::vector<std::string> calls_ ABSL_GUARDED_BY(mutex_);
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
@@ -130,8 +133,8 @@ class BalloonTest : public ::testing::TestWithParam<bool> {
   }
 
   Balloon::Options options_;
-  FakePages pages_;
   FakeRam ram_;
+  FakePages pages_{ram_};
   std::unique_ptr<Balloon> balloon_;
   std::unique_ptr<FakeDriver> driver_;
 };
@@ -424,7 +427,8 @@ INSTANTIATE_TEST_SUITE_P(Rings, BalloonReportTest, ::testing::Bool(),
                          });
 
 TEST(BalloonCreateTest, RefusesATargetThatItsFieldCannotHold) {
-  FakePages pages;
+  const FakeRam ram;
+  FakePages pages(ram);
   ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("balloon"));
   Balloon::Options options;
   options.max = uint64_t{1} << 50;
@@ -434,7 +438,8 @@ TEST(BalloonCreateTest, RefusesATargetThatItsFieldCannotHold) {
 }
 
 TEST(BalloonCreateTest, RefusesAnIntervalOfMoreThanADay) {
-  FakePages pages;
+  const FakeRam ram;
+  FakePages pages(ram);
   ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("balloon"));
   Balloon::Options options;
   options.stats_interval = std::chrono::hours(24) + std::chrono::seconds(1);
@@ -443,7 +448,8 @@ TEST(BalloonCreateTest, RefusesAnIntervalOfMoreThanADay) {
 }
 
 TEST(BalloonCreateTest, RefusesATargetBeyondTheGuest) {
-  FakePages pages;
+  const FakeRam ram;
+  FakePages pages(ram);
   ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("balloon"));
   Balloon::Options options;
   options.max = kRam;

@@ -75,8 +75,9 @@ absl::StatusOr<bool> BlkTask::NextChunk() {
   if (size == 0) return false;
   const bool read = request_.type == BlkType::kRead;
   if (!read) {
-    RETURN_IF_ERROR(chain_->Read(kBlkHeaderSize + moved_,
-                                 absl::MakeSpan(bounce_.get(), size)));
+    const uint64_t at = kBlkHeaderSize + moved_;
+    RETURN_IF_ERROR(chain_->Read(at, absl::MakeSpan(bounce_.get(), size)));
+    chain_->ReleaseReadable(at + size);
   }
   Become(read ? Kind::kRead : Kind::kWrite, request_.offset + moved_, size);
   buffers = {{bounce_.get(), size}};

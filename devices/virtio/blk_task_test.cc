@@ -195,6 +195,7 @@ TEST_F(BlkTaskTest, OddBuffersBounceWithDirectIo) {
   EXPECT_EQ(RunAll(*write),
             Kinds({DiskOp::Kind::kWrite, DiskOp::Kind::kWrite}));
   EXPECT_TRUE(write->bounced());
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);  // all was copied
   EXPECT_EQ(image_.Read(0, size), pattern);
   request.type = BlkType::kRead;
   const GuestAddress to = *ram_.AllocPages(66).Plus(1);

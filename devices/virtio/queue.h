@@ -60,9 +60,11 @@ class Chain {
   absl::StatusOr<std::vector<struct iovec>> WritableIovecs(uint64_t offset,
                                                            uint64_t size);
 
-  // Ends the leases of the readable part, for a device that is done with it
-  // before it is with the request. Reading it is OutOfRange from then on.
-  void ReleaseReadable() { readable_.clear(); }
+  // Ends the leases of the readable part's buffers that end before `offset`
+  // bytes of it, for a device that is done with them before it is with the
+  // request. Reading them is OutOfRange from then on.
+  void ReleaseReadable(uint64_t offset);
+  void ReleaseReadable() { ReleaseReadable(readable_size_); }
 
   // Of PopUnleased: where the writable buffers are. Nothing is known about such
   // memory, not even that it exists.
@@ -81,6 +83,7 @@ class Chain {
   uint16_t id_ = 0;           // head index (split), buffer id (packed)
   uint16_t descriptors_ = 1;  // ring entries it took (packed)
   uint64_t readable_size_ = 0;
+  uint64_t released_ = 0;  // bytes of it before those of readable_
   uint64_t writable_size_ = 0;
   // Most requests have a header, some data and a status.
   absl::InlinedVector<memory::Lease, 2> readable_;

@@ -265,6 +265,38 @@ TEST_P(QueueTest, LeasesBuffersUntilPushedAndRingsNever) {
   }
 }
 
+TEST_P(QueueTest, ReleasesWhatEndsBeforeAnOffset) {
+  std::vector<Buffer> buffers;
+  for (uint32_t size : {16, 100, 100}) {
+    buffers.push_back({ram_.AllocPages(1), size, false});
+  }
+  ram_.Store<uint8_t>(buffers[1].address, 7);
+  Offer(buffers);
+  Chain chain = Pop();
+  uint8_t byte = 1;
+  const absl::Span<uint8_t> to(&byte, 1);
+  for (auto [offset, leases] : {std::pair{0, 3}, {15, 3}, {16, 2}, {16, 2}}) {
+    chain.ReleaseReadable(offset);
+    EXPECT_EQ(ram_.LeasedBytes(), leases * uint64_t{4096}) << offset;
+  }
+  EXPECT_THAT(chain.Read(15, to),
+              base::StatusIs(absl::StatusCode::kOutOfRange));
+  ASSERT_OK(chain.Read(16, to));
+  EXPECT_EQ(byte, 7);
+  // In the middle of one: it stays.
+  chain.ReleaseReadable(117);
+  EXPECT_THAT(chain.ReadableIovecs(115, 2),
+              base::StatusIs(absl::StatusCode::kOutOfRange));
+  ASSERT_OK_AND_ASSIGN(std::vector<struct iovec> rest,
+                       chain.ReadableIovecs(116, 100));
+  EXPECT_EQ(rest.size(), 1u);
+  EXPECT_EQ(ram_.LeasedBytes(), uint64_t{4096});
+  EXPECT_OK(chain.Read(0, {}));
+  chain.ReleaseReadable();
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  EXPECT_EQ(chain.readable_size(), 216u);
+}
+
 TEST_P(QueueTest, ReleasesTheReadablePartAlone) {
   const Buffer in = {ram_.AllocPages(1), 100, false};
   const Buffer out = {ram_.AllocPages(1), 100, true};
