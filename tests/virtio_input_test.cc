@@ -42,7 +42,7 @@ TEST_F(VirtioInputTest, NetworkInterfaces) {
   expect("tap=t0,mac=01:00:5e:00:00:01", 1, "multicast");
   expect("tap=t0,mac=02:00:00:00:00", 1, "02:00:00:00:00");
   expect("tap=t0,queues=17", 1, "queues=17");
-  expect("fd=0", 1, "not an attached tap");
+  expect("fd=0", 1, "fd=0: not an attached tap");
   expect("fd=999", 1, "fd=999");
   expect("tap=t0,speed=9", 2, "speed");
   ExpectOneLine({"--net", "tap=t0,id=x", "--net", "tap=t1,id=x"}, 1,
@@ -56,12 +56,14 @@ TEST_F(VirtioInputTest, Sockets) {
   };
   for (const char* cid : {"0", "2", "4294967295", "18446744073709551615"}) {
     expect(absl::StrCat("path=/tmp/v,cid=", cid), 1,
-           absl::StrCat("cid=", cid, ": 3 to 4294967294"));
+           absl::StrCat("cid=", cid, " is out of range: 3 to 4294967294"));
   }
   expect("path=/tmp/v,cid=18446744073709551616", 2, "cid");
   expect("cid=3", 1, "path= is needed");
   const std::string long_path = "/tmp/" + std::string(92, 'v');
-  expect("path=" + long_path, 1, long_path);
+  expect("path=" + long_path, 1,
+         absl::StrCat("path=", long_path, " is too long: 97 bytes, and at most",
+                      " 96 are possible"));
   expect("path=/no/such/folder/v", 1, "/no/such/folder");
   const std::string file = File("no-socket", "");
   expect("path=" + file, 1, file);

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "cloister/base/status_macros.h"
 #include "cloister/devices/virtio/net_mac.h"
@@ -34,8 +35,9 @@ absl::Status ValidateId(absl::string_view option, const std::string& id,
     good = good && (absl::ascii_isalnum(c) || c == '-' || c == '_');
   }
   if (!good) {
-    return Bad(option, absl::StrCat("id: 1 to ", kMaxIdLength,
-                                    " letters, digits, - and _, please"));
+    return Bad(option,
+               absl::StrCat("id=", absl::CHexEscape(id), ": 1 to ",
+                            kMaxIdLength, " letters, digits, - and _, please"));
   }
   if (!seen.insert(id).second) {
     return Bad(option, absl::StrCat("two devices with id ", id));
@@ -48,7 +50,8 @@ absl::Status ValidateDisk(const DiskConfig& disk) {
   bool printable = disk.serial.size() <= kMaxSerial;
   for (char c : disk.serial) printable = printable && absl::ascii_isprint(c);
   if (!printable) {
-    return Bad("--disk", absl::StrCat("serial: at most ", kMaxSerial,
+    return Bad("--disk", absl::StrCat("serial=", absl::CHexEscape(disk.serial),
+                                      ": at most ", kMaxSerial,
                                       " printable characters, please"));
   }
   return absl::OkStatus();
@@ -83,14 +86,15 @@ absl::Status ValidateNet(const NetConfig& net) {
 
 absl::Status ValidateVsock(const VsockConfig& vsock) {
   if (vsock.cid < kMinCid || vsock.cid > kMaxCid) {
-    return Bad("--vsock",
-               absl::StrCat("cid=", vsock.cid, ": ", kMinCid, " to ", kMaxCid));
+    return Bad("--vsock", absl::StrCat("cid=", vsock.cid, " is out of range: ",
+                                       kMinCid, " to ", kMaxCid));
   }
   if (vsock.path.empty()) return Bad("--vsock", "path= is needed");
   if (vsock.path.size() > kMaxSocketPath) {
-    return Bad("--vsock",
-               absl::StrCat("path=", vsock.path, ": longer than the ",
-                            kMaxSocketPath, " bytes of a socket's name"));
+    return Bad(
+        "--vsock",
+        absl::StrCat("path=", vsock.path, " is too long: ", vsock.path.size(),
+                     " bytes, and at most ", kMaxSocketPath, " are possible"));
   }
   return absl::OkStatus();
 }

@@ -85,7 +85,7 @@ TEST(DeviceConfigTest, RefusesBadSockets) {
   config.vsock = VsockConfig{.path = ""};
   ExpectInvalid(config, "path= is needed");
   config.vsock = VsockConfig{.path = std::string(97, 'x')};
-  ExpectInvalid(config, "longer than");
+  ExpectInvalid(config, "too long");
 }
 
 TEST(DeviceConfigTest, RefusesBadBalloonsAndCrowds) {

@@ -68,14 +68,19 @@ absl::StatusOr<std::vector<std::unique_ptr<NetPort>>> OpenPorts(
     if (!fd.valid()) {
       return absl::ErrnoToStatus(errno, absl::StrCat("fd=", number));
     }
-    ASSIGN_OR_RETURN(std::unique_ptr<Tap> tap, Tap::FromFd(std::move(fd)));
-    if (!name.empty() && tap->name() != name) {
+    absl::StatusOr<std::unique_ptr<Tap>> tap = Tap::FromFd(std::move(fd));
+    if (!tap.ok()) {
+      return absl::Status(
+          tap.status().code(),
+          absl::StrCat("fd=", number, ": ", tap.status().message()));
+    }
+    if (!name.empty() && (*tap)->name() != name) {
       return absl::InvalidArgumentError(
-          absl::StrCat("fd=", number, ": a queue of ", tap->name(),
+          absl::StrCat("fd=", number, ": a queue of ", (*tap)->name(),
                        ", and the ones before are of ", name));
     }
-    name = tap->name();
-    ports.push_back(std::move(tap));
+    name = (*tap)->name();
+    ports.push_back(*std::move(tap));
   }
   if (!ports.empty()) return ports;
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<Tap>> taps,

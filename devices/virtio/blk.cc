@@ -232,7 +232,8 @@ absl::StatusOr<DeviceRunner::Next> Blk::StartTask(
     return Next::kMore;
   }
   // What was parsed is a copy; only a write reads more.
-  if (request.type != BlkType::kWrite) chain.ReleaseReadable();
+  chain.ReleaseReadable(
+      request.type == BlkType::kWrite ? kBlkHeaderSize : chain.readable_size());
   BlkTask* task = AddTask(
       std::make_unique<BlkTask>(std::move(chain), index, request,
                                 std::move(segments), current_, IsDurable()));
@@ -326,9 +327,13 @@ void Blk::EndTask(BlkTask* task, int error) {
 
 void Blk::Report(const BlkTask& task, int error) {
   if (!stats_.Failed(error)) return;
+  const bool cut =
+      error == EIO && task.file->CheckPresent(task.offset, task.length) != 0;
   options_.logger->Warning(absl::StrCat(
       options_.name, ": ", TypeName(task.request().type), " of ", task.length,
       " bytes at ", task.offset, " failed: ", base::ErrnoName(error),
+      cut ? absl::StrCat("; ", task.file->options().path, " ends before that")
+          : "",
       " (later ones are only counted)"));
 }
 

@@ -111,17 +111,15 @@ absl::StatusOr<std::vector<std::unique_ptr<Tap>>> Tap::Open(
 absl::StatusOr<std::unique_ptr<Tap>> Tap::FromFd(base::UniqueFd fd) {
   struct ifreq request = {};
   if (::ioctl(fd.get(), TUNGETIFF, &request) < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("descriptor ", fd.get(), " is not an attached tap: ",
-                     base::ErrnoName(errno), " from TUNGETIFF"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "not an attached tap: ", base::ErrnoName(errno), " from TUNGETIFF"));
   }
   request.ifr_name[IFNAMSIZ - 1] = '\0';
   const int flags = request.ifr_flags;
   // IFF_NO_PI cannot be asked for: TUNGETIFF always reports it.
   if ((flags & IFF_TAP) == 0 || (flags & IFF_VNET_HDR) == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("descriptor ", fd.get(), ": ", request.ifr_name,
-                     " is not a tap with IFF_VNET_HDR"));
+        absl::StrCat(request.ifr_name, " is not a tap with IFF_VNET_HDR"));
   }
   RETURN_IF_ERROR(base::SetCloseOnExec(fd.get()));
   const int file_flags = ::fcntl(fd.get(), F_GETFL);

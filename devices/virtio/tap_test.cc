@@ -155,7 +155,7 @@ TEST_F(TapTest, RefusesDescriptorsOfOtherThings) {
     base::UniqueFd fd(::open(path, O_RDWR | O_CLOEXEC));
     EXPECT_THAT(Tap::FromFd(std::move(fd)),
                 StatusIs(absl::StatusCode::kInvalidArgument,
-                         HasSubstr("is not an attached tap")));
+                         HasSubstr("not an attached tap")));
   }
   EXPECT_FALSE(Tap::FromFd(base::UniqueFd()).ok());
 }
