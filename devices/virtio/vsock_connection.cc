@@ -78,6 +78,8 @@ void VsockConnection::OnReady(uint32_t events) {
 
 void VsockConnection::Abort() {
   state_ = State::kReset;
+  // The guest may take its time to hear of it: the host need not wait for that.
+  ::shutdown(fd(), SHUT_RDWR);
   deadline_.reset();
   buffer_.clear();
   sent_from_buffer_ = 0;
@@ -208,7 +210,8 @@ absl::Status VsockConnection::OnData(uint32_t size, Chain& chain) {
     credit_.Consumed(sent);
   }
   if (sent < size) {
-    if (sent_from_buffer_ >= kBuffer) {
+    if (sent_from_buffer_ >=
+        kBuffer / 2) {  // never more than half as much again
       buffer_.erase(buffer_.begin(), buffer_.begin() + sent_from_buffer_);
       sent_from_buffer_ = 0;
     }
@@ -234,6 +237,7 @@ void VsockConnection::Flush() {
     credit_.Consumed(static_cast<uint32_t>(sent));
   }
   buffer_.clear();
+  buffer_.shrink_to_fit();
   sent_from_buffer_ = 0;
   if (credit_.ShouldAnnounce()) send_credit_update_ = true;
   AfterFlush();

@@ -90,6 +90,8 @@ class VsockConnection {
 
   // Ends the connection with a reset, without more data.
   void Abort();
+  // Whether the guest has heard of it.
+  bool announced() const { return !send_request_; }
   // The reset is on its way: nothing is left to do.
   bool finished() const { return finished_; }
 

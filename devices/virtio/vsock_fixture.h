@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -113,7 +114,8 @@ class VsockTest : public ::testing::TestWithParam<bool> {
 
   void Make(int buffers = 64, uint32_t buffer_size = 4096,
             FakeDriver::Options with = {}) {
-    ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("vsock"));
+    ASSERT_OK_AND_ASSIGN(auto worker,
+                         Worker::Create("vsock", on_thread_start_));
     ASSERT_OK_AND_ASSIGN(vsock_, Vsock::Create(options_, std::move(worker)));
     with.packed = GetParam();
     driver_ = std::make_unique<FakeDriver>(*vsock_, ram_, with);
@@ -224,6 +226,7 @@ class VsockTest : public ::testing::TestWithParam<bool> {
   }
   const VsockCounters& counters() { return vsock_->counters(); }
 
+  std::function<void()> on_thread_start_;  // of the device
   Vsock::Options options_;
   std::string directory_;
   FakeRam ram_{uint64_t{64} << 20};

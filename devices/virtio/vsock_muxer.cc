@@ -301,6 +301,7 @@ void VsockMuxer::OnTimer() {
   }
   counters_.timeouts.Add(late_clients.size());
   for (int fd : late_clients) RefuseClient(fd);
+  std::vector<VsockPorts> unheard;
   for (const auto& [ports, connection] : connections_) {
     if (!connection->deadline().has_value() || *connection->deadline() > now) {
       continue;
@@ -308,9 +309,12 @@ void VsockMuxer::OnTimer() {
     if (!connection->PutOff(now)) {
       counters_.timeouts.Add();
       connection->Abort();
+      if (!connection->announced()) unheard.push_back(ports);
     }
     Refresh(*connection);
   }
+  // The guest took no packet since it came: it need not be told of the end.
+  for (VsockPorts ports : unheard) Remove(ports);
   EndLateDrains(now);
   ArmTimer();
   on_activity_();

@@ -98,6 +98,21 @@ TEST_P(VsockTest, AGuestThatDoesNotAnswerIsNotWaitedForForever) {
   EXPECT_TRUE(peer.Ended());
 }
 
+TEST_P(VsockTest, AGuestWithoutBuffersIsNotWaitedForEither) {
+  options_.patience = std::chrono::milliseconds(20);
+  options_.max_connections = 1;
+  Make(/*buffers=*/0);
+  for (uint64_t closed : {1, 2}) {
+    Peer peer = Client("CONNECT 5000\n");
+    EXPECT_TRUE(peer.Ended());
+    EXPECT_TRUE(
+        Eventually([&] { return counters().closed.value() == closed; }));
+  }
+  OfferRx(1, 4096);
+  Peer peer = Client("CONNECT 5000\n");
+  ExpectPacket(VsockOp::kRequest);  // and none for those that are gone
+}
+
 TEST_P(VsockTest, AGuestThatRefusesEndsTheClient) {
   Make();
   Peer peer = Client("CONNECT 5000\n");

@@ -200,6 +200,9 @@ void AddIoctls(Table& table) {
                     {{"TUNSETOFFLOAD", TUNSETOFFLOAD},
                      {"TUNSETQUEUE", TUNSETQUEUE},
                      {"TUNGETIFF", TUNGETIFF}});
+  table.AllowValues(kDevice, "ioctl", 1,
+                    "how much of a vsock's data its host has yet to read",
+                    {{"SIOCOUTQ", SIOCOUTQ}});
   table.AllowIf(0, "ioctl", "any request of tun",
                 {{1, 0xff00, TUNSETIFF & 0xff00}}, "opens tap interfaces");
   table.AllowValues(0, "ioctl", 1, "finds network interfaces by name",
