@@ -288,8 +288,10 @@ void Blk::RemoveTask(BlkTask* task) {
 
 absl::StatusOr<bool> Blk::NextOp(BlkTask& task) {
   ASSIGN_OR_RETURN(const bool more, task.Continue());
-  // The driver may have switched the cache off since this began.
-  return more || (IsDurable() && task.BeginFlush());
+  // The driver may have switched the cache off since this began; flushes that
+  // it asks for after a change of images are of the new one.
+  const bool flush = IsDurable() || task.file != current_.get();
+  return more || (flush && task.BeginFlush());
 }
 
 void Blk::OnDiskOpDone(DiskOp* op, int error) {

@@ -766,6 +766,25 @@ TEST_F(BlkTest, TakesAnotherImage) {
   EXPECT_OK(DiskFile::Open({image_.path()}));
 }
 
+// The driver's next flush is of the new image.
+TEST_F(BlkTest, WritesUnderWayAtAChangeOfImagesAreFlushed) {
+  StartFaulty();
+  DiskTestFile other(kSize);
+  fault_.Hold();
+  Request request = Make(kOut, 0, std::string(512, 'x'));
+  Offer(request);
+  ASSERT_TRUE(fault_.WaitForHeld(1));
+  ASSERT_OK(blk_->UpdateFile({other.path()}));
+  ASSERT_TRUE(fault_.WaitForHeld(2));
+  fault_.Release();
+  ASSERT_OK(driver_->WaitUsed(0));
+  EXPECT_EQ(Read(request.status), kOk);
+  EXPECT_EQ(Kinds(), (std::vector{DiskOp::Kind::kWrite, DiskOp::Kind::kFlush,
+                                  DiskOp::Kind::kFlush}));
+  EXPECT_EQ(Do(kOut, 0, std::string(512, 'x')), kOk);
+  EXPECT_EQ(Kinds().size(), 4u);
+}
+
 TEST_F(BlkTest, AReadOnlyDiskTakesOnlyReadOnlyImages) {
   Blk::Options options;
   options.file = {image_.path(), /*read_only=*/true};
