@@ -50,9 +50,9 @@ class ChainBuilder {
   absl::Status Add(const Descriptor& descriptor, Chain& chain);
 
   // Says what to return the chain as, and how much of the ring it took.
-  static void Finish(uint16_t id, uint16_t descriptors, Chain& chain) {
+  static void Finish(uint16_t id, uint16_t entries, Chain& chain) {
     chain.id_ = id;
-    chain.descriptors_ = descriptors;
+    chain.entries_ = entries;
   }
 
  private:

@@ -49,6 +49,10 @@ absl::StatusOr<std::unique_ptr<Net>> Net::Create(
   ASSIGN_OR_RETURN(net->tx_limiter_,
                    FlowLimiter::Create(loop, self->options_.tx_limit,
                                        [self] { self->ResumeSenders(); }));
+  ASSIGN_OR_RETURN(
+      net->pairs_limiter_,
+      FlowLimiter::Create(loop, {{}, self->options_.pairs_limit},
+                          [self] { self->OnKick(self->ControlQueue()); }));
   ASSIGN_OR_RETURN(net->retry_, RateLimiterTimer::Create(loop, [self] {
                      for (size_t i = 0; i < self->active_pairs_; ++i) {
                        self->StartPair(i);
@@ -154,6 +158,7 @@ void Net::OnStop() {
   active_pairs_ = 0;
   rx_limiter_->Cancel();
   tx_limiter_->Cancel();
+  pairs_limiter_->Cancel();
   retry_->Disarm();
 }
 
@@ -255,24 +260,30 @@ absl::StatusOr<DeviceRunner::Next> Net::Control(Queue& queue, Chain chain) {
     return MakeQueueError(QueueError::kBadRequest,
                           "a control command without its class or its answer");
   }
-  ASSIGN_OR_RETURN(bool done, Command(chain));
+  ASSIGN_OR_RETURN(std::optional<uint16_t> pairs, WantedPairs(chain));
+  if (pairs.has_value() && *pairs != active_pairs_) {
+    if (!pairs_limiter_->Take(0)) {
+      queue.Unpop(std::move(chain));
+      return DeviceRunner::Next::kStop;
+    }
+    RETURN_IF_ERROR(SetActivePairs(*pairs));
+  }
   counters_.control_commands.Add();
-  if (!done) counters_.control_refused.Add();
-  const uint8_t ack = done ? kAckOk : kAckError;
+  if (!pairs.has_value()) counters_.control_refused.Add();
+  const uint8_t ack = pairs.has_value() ? kAckOk : kAckError;
   RETURN_IF_ERROR(chain.Write(0, {&ack, 1}));
   RETURN_IF_ERROR(queue.Push(std::move(chain), 1));
   return DeviceRunner::Next::kMore;
 }
 
-absl::StatusOr<bool> Net::Command(const Chain& chain) {
+absl::StatusOr<std::optional<uint16_t>> Net::WantedPairs(const Chain& chain) {
   std::array<uint8_t, 4> command;
-  if (chain.readable_size() != command.size()) return false;
+  if (chain.readable_size() != command.size()) return std::nullopt;
   RETURN_IF_ERROR(chain.Read(0, absl::MakeSpan(command)));
-  if (command[0] != kClassMq || command[1] != kMqPairsSet) return false;
+  if (command[0] != kClassMq || command[1] != kMqPairsSet) return std::nullopt;
   const uint16_t count = base::LoadLe<uint16_t>(&command[2]);
-  if (count < 1 || count > UsablePairs()) return false;
-  RETURN_IF_ERROR(SetActivePairs(count));
-  return true;
+  if (count < 1 || count > UsablePairs()) return std::nullopt;
+  return count;
 }
 
 }  // namespace cloister::devices::virtio

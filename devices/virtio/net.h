@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,10 @@ namespace cloister::devices::virtio {
 class Net : public VirtioDevice, private DeviceRunner::Handler {
  public:
   static constexpr int kMaxPairs = 16;
+  // Changes of the number of active pairs, each of which takes a lock of the
+  // host's whole network: ten at once, and a hundred in a second.
+  static constexpr TokenBucketConfig kPairsLimit = {
+      10, 0, std::chrono::milliseconds(100)};
 
   struct Options {
     std::string name = "net0";
@@ -44,6 +49,7 @@ class Net : public VirtioDevice, private DeviceRunner::Handler {
     RateLimiterConfig tx_limit;
     // How long to leave a port alone whose reads fail.
     std::chrono::milliseconds retry = std::chrono::milliseconds(100);
+    TokenBucketConfig pairs_limit = kPairsLimit;
   };
 
   // InvalidArgument unless there are 1 to kMaxPairs ports and the limits are
@@ -114,7 +120,8 @@ class Net : public VirtioDevice, private DeviceRunner::Handler {
   void OnReadFailed(Pair& pair);
   void OnGone();
   absl::StatusOr<DeviceRunner::Next> Control(Queue& queue, Chain chain);
-  absl::StatusOr<bool> Command(const Chain& chain);
+  // How many pairs the driver wants active; nullopt for any other command.
+  absl::StatusOr<std::optional<uint16_t>> WantedPairs(const Chain& chain);
 
   const Options options_;
   std::vector<uint16_t> queue_sizes_;
@@ -124,6 +131,7 @@ class Net : public VirtioDevice, private DeviceRunner::Handler {
   DeviceRunner runner_;
   std::unique_ptr<FlowLimiter> rx_limiter_;
   std::unique_ptr<FlowLimiter> tx_limiter_;
+  std::unique_ptr<FlowLimiter> pairs_limiter_;
   std::unique_ptr<RateLimiterTimer> retry_;
   std::vector<Pair> pairs_;
   size_t active_pairs_ = 0;

@@ -24,13 +24,15 @@ void NetReceiver::Start(uint16_t queue, FlowLimiter* limiter) {
 void NetReceiver::Stop() {
   wait_ = Wait::kStopped;
   chains_.clear();
-  capacity_ = size_ = direct_ = 0;
+  capacity_ = entries_ = size_ = direct_ = 0;
   admitted_ = false;
 }
 
 void NetReceiver::Run() {
   Queue* queue = runner_.queue(queue_);
-  if (queue == nullptr || wait_ == Wait::kStopped) return;
+  // A driver need not have set it up: then nobody may wait for packets.
+  if (queue == nullptr) wait_ = Wait::kStopped;
+  if (wait_ == Wait::kStopped) return;
   wait_ = Wait::kNothing;
   runner_.Check(RunTurn(*queue));  // has announced what it delivered
 }
@@ -144,18 +146,20 @@ absl::StatusOr<bool> NetReceiver::PopBuffer(Queue& queue) {
                           "a receive buffer without room for a header");
   }
   capacity_ += chain->writable_size();
+  entries_ += chain->entries();
   chains_.push_back({*std::move(chain)});
   return true;
 }
 
 absl::StatusOr<NetReceiver::Step> NetReceiver::Deliver(Queue& queue) {
-  const size_t most = Mergeable() ? queue.size() : 1;
   while (capacity_ < size_) {
-    if (chains_.size() >= most) {
+    const bool full = !Mergeable() && !chains_.empty();
+    ASSIGN_OR_RETURN(bool popped, full ? false : PopBuffer(queue));
+    if (full || (!popped && HasNoRoomForMore(queue))) {
+      wait_ = Wait::kNothing;
       RETURN_IF_ERROR(DropPacket(queue));
       return Step::kDelivered;
     }
-    ASSIGN_OR_RETURN(bool popped, PopBuffer(queue));
     if (!popped) {
       counters_.rx_no_buffers.Add();
       RETURN_IF_ERROR(TakeBack(queue));
@@ -168,6 +172,13 @@ absl::StatusOr<NetReceiver::Step> NetReceiver::Deliver(Queue& queue) {
   size_ = direct_ = 0;
   admitted_ = false;
   return Step::kDelivered;
+}
+
+// Whether the ring has no entries left for one more buffer like the last: the
+// driver cannot bring what the packet needs.
+bool NetReceiver::HasNoRoomForMore(const Queue& queue) const {
+  return !chains_.empty() &&
+         entries_ + chains_.back().chain.entries() > queue.size();
 }
 
 absl::Status NetReceiver::PushAll(Queue& queue) {
@@ -192,7 +203,7 @@ absl::Status NetReceiver::PushAll(Queue& queue) {
 absl::Status NetReceiver::PushChains(Queue& queue) {
   absl::Status status = queue.PushAll(absl::MakeSpan(chains_));
   chains_.clear();
-  capacity_ = 0;
+  capacity_ = entries_ = 0;
   return status;
 }
 
@@ -217,7 +228,7 @@ void NetReceiver::UnpopChains(Queue& queue) {
     queue.Unpop(std::move(chains_.back().chain));
     chains_.pop_back();
   }
-  capacity_ = 0;
+  capacity_ = entries_ = 0;
 }
 
 absl::Status NetReceiver::DropPacket(Queue& queue) {

@@ -60,6 +60,7 @@ class NetReceiver {
   Step OnError(int error);
   // Brings the packet on its way into buffers of the driver.
   absl::StatusOr<Step> Deliver(Queue& queue);
+  bool HasNoRoomForMore(const Queue& queue) const;
   absl::Status PushAll(Queue& queue);
   absl::Status PushChains(Queue& queue);
   absl::Status TakeBack(Queue& queue);
@@ -86,6 +87,7 @@ class NetReceiver {
   std::vector<uint8_t> overflow_;
   std::vector<UsedChain> chains_;
   uint64_t capacity_ = 0;  // of chains_
+  uint64_t entries_ = 0;   // of the ring that they take
 };
 
 }  // namespace cloister::devices::virtio

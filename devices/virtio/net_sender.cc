@@ -73,6 +73,7 @@ absl::StatusOr<bool> NetSender::Transmit(Chain& chain, uint64_t packet_size) {
   }
   // The host sees the copy that was checked, never the guest's.
   header.num_buffers = 0;
+  if (header.gso_type == NetHeader::kGsoNone) header.hdr_len = 0;
   bytes = header.Serialize();
   ASSIGN_OR_RETURN(std::vector<struct iovec> iovecs,
                    chain.ReadableIovecs(NetHeader::kSize, packet_size));
@@ -95,7 +96,8 @@ bool NetSender::OnError(int error) {
   }
   counters_.tap_errors.Add();
   counters_.tx_dropped_tap.Add();
-  if (port_.IsGone()) gone_();
+  // Asking takes a lock of the host's whole network.
+  if (error == EBADFD && port_.IsGone()) gone_();
   return true;
 }
 

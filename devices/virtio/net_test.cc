@@ -2,10 +2,12 @@
 #include "cloister/devices/virtio/net.h"
 
 #include <chrono>
+#include <ctime>
 #include <functional>
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -67,8 +69,9 @@ class NetTest : public ::testing::TestWithParam<bool> {
       ports.push_back(std::make_unique<NetPortFake>(*wires_.back()));
     }
     ASSERT_OK_AND_ASSIGN(NetMac mac, NetMac::Parse("52:54:00:01:02:03"));
-    Net::Options options{"net0", mac, rx_limit, tx_limit,
-                         std::chrono::milliseconds(1)};
+    Net::Options options{
+        "net0",      mac, rx_limit, tx_limit, std::chrono::milliseconds(1),
+        pairs_limit_};
     ASSERT_OK_AND_ASSIGN(auto worker, Worker::Create("net"));
     ASSERT_OK_AND_ASSIGN(net_, Net::Create(std::move(options), std::move(ports),
                                            std::move(worker)));
@@ -97,6 +100,7 @@ class NetTest : public ::testing::TestWithParam<bool> {
   const NetCounters& counters() { return net_->counters(); }
   NetWire& wire(size_t index = 0) { return *wires_[index]; }
 
+  TokenBucketConfig pairs_limit_ = Net::kPairsLimit;
   FakeRam ram_{uint64_t{16} << 20};
   std::vector<std::unique_ptr<NetWire>> wires_;
   std::unique_ptr<Net> net_;
@@ -125,10 +129,12 @@ TEST_P(NetTest, SendsAPacketBehindACopyOfItsHeader) {
   header.flags = NetHeader::kNeedsCsum;
   header.csum_start = 34;
   header.csum_offset = 16;
-  header.num_buffers = 77;  // means nothing here, and is not passed on
+  // These mean nothing here, and are not passed on.
+  header.num_buffers = 77;
+  header.hdr_len = 0xffff;
   const std::string payload = Payload(1000);
   EXPECT_THAT(Send(header, payload), IsOkAndHolds(0u));
-  header.num_buffers = 0;
+  header.num_buffers = header.hdr_len = 0;
   EXPECT_EQ(wire().Take(), Bytes(header) + payload);
   EXPECT_EQ(counters().tx_packets.value(), 1u);
   EXPECT_EQ(counters().tx_bytes.value(), 1000u);
@@ -333,6 +339,36 @@ TEST_P(NetTest, DropsWhatTheWholeRingCannotHold) {
   EXPECT_EQ(ram_.LeasedBytes(), 0u);
 }
 
+// Buffers of three descriptors each: one is left over, so that the driver has
+// no room for another buffer.
+TEST_P(NetTest, DropsWhatARingOfLargeBuffersCannotHold) {
+  Make();
+  for (int i = 0; i < 85; ++i) {
+    ASSERT_TRUE(driver_->queue(kRx)
+                    .Offer({{Writable(100), Writable(100), Writable(100)}})
+                    .has_value());
+  }
+  driver_->Kick(kRx);
+  ASSERT_TRUE(wire().Put({}, Payload(60000)));
+  for (int i = 0; i < 85; ++i) ASSERT_OK(driver_->WaitUsed(kRx));
+  EXPECT_EQ(counters().rx_dropped_too_long.value(), 1u);
+  OfferRx(2048);
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  EXPECT_OK(driver_->WaitUsed(kRx));
+}
+
+TEST_P(NetTest, WithoutAReceiveQueueNothingWaitsForPackets) {
+  FakeDriver::Options with;
+  with.queues = {kTx};
+  Make(kAll, 1, {}, {}, with);
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_OK(Send({}, Payload(100)));
+  // A worker that is told of it again and again does nothing else.
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LT(std::clock() - before, CLOCKS_PER_SEC / 50);
+}
+
 TEST_P(NetTest, AReceiveBufferWithoutRoomForAHeaderNeedsAReset) {
   Make();
   OfferRx(NetHeader::kSize - 1);
@@ -418,6 +454,7 @@ TEST_P(NetTest, WaitsForRoomInTheInterface) {
 TEST_P(NetTest, DropsAndCountsWhatTheInterfaceRefuses) {
   Make();
   wire().send_error = EIO;
+  wire().gone = true;  // which only EBADFD is a reason to ask for
   EXPECT_OK(Send({}, Payload(100)));
   EXPECT_EQ(counters().tx_dropped_tap.value(), 1u);
   EXPECT_EQ(counters().tap_errors.value(), 1u);
@@ -727,6 +764,31 @@ TEST_P(NetPairsTest, RefusesOtherCommands) {
   EXPECT_EQ(counters().control_refused.value(), 5u);
   EXPECT_EQ(QueueErrorOf(driver_->Run(4, {Readable("abcd")}).status()),
             QueueError::kBadRequest);
+}
+
+// Each change takes a lock of the host's whole network.
+TEST_P(NetPairsTest, ChangesOfPairsAreLimited) {
+  pairs_limit_ = {2, 0, hours(1)};
+  Make(kAll, 2);
+  for (uint16_t pairs : {2, 2, 1, 1}) {
+    EXPECT_THAT(SetPairs(pairs), IsOkAndHolds(0));
+  }
+  const std::string two("\4\0\2\0", 4);
+  ASSERT_TRUE(
+      driver_->queue(4).Offer({{Readable(two), Writable(1)}}).has_value());
+  driver_->Kick(4);
+  ASSERT_OK(Send({}, Payload(100)));
+  ASSERT_TRUE(wire().Take().has_value());
+  EXPECT_FALSE(wire(1).enabled);
+  EXPECT_EQ(counters().control_commands.value(), 4u);
+  ASSERT_TRUE(driver_->Reset());
+  EXPECT_EQ(ram_.LeasedBytes(), 0u);
+  // And they come in time.
+  pairs_limit_ = {1, 0, std::chrono::milliseconds(1)};
+  Make(kAll, 2);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_THAT(SetPairs(i % 2 == 0 ? 2 : 1), IsOkAndHolds(0));
+  }
 }
 
 TEST_P(NetPairsTest, ACommandThatIsTooShortNeedsAReset) {

@@ -70,10 +70,10 @@ absl::StatusOr<std::optional<Chain>> PackedQueue::Pop() {
   ASSIGN_OR_RETURN(uint64_t rest, LoadRest(ring, next_));
   if (!IsAvailable(rest, next_)) return std::optional<Chain>();
   ASSIGN_OR_RETURN(Chain chain, Build(ring, rest));
-  next_.Advance(chain.descriptors_, size_);
-  taken_ += chain.descriptors_;
+  next_.Advance(chain.entries_, size_);
+  taken_ += chain.entries_;
   // A driver may have changed what it offered before: no more than all.
-  unpopped_ -= std::min(unpopped_, chain.descriptors_);
+  unpopped_ -= std::min(unpopped_, chain.entries_);
   return std::optional<Chain>(std::move(chain));
 }
 
@@ -85,11 +85,11 @@ absl::StatusOr<std::optional<Chain>> PackedQueue::PopUnleased() {
 }
 
 void PackedQueue::Unpop(Chain chain) {
-  const uint16_t descriptors = chain.descriptors_;
+  const uint16_t entries = chain.entries_;
   { Chain dropped = std::move(chain); }
-  next_.Retreat(descriptors, size_);
-  taken_ -= descriptors;
-  unpopped_ += descriptors;
+  next_.Retreat(entries, size_);
+  taken_ -= entries;
+  unpopped_ += entries;
 }
 
 PackedQueue::Position PackedQueue::Unseen() const {
@@ -151,12 +151,12 @@ absl::Status PackedQueue::PushAll(absl::Span<UsedChain> used) {
   // Drivers take entries in order: the others stay unseen until the first one,
   // written last, says that it is used (virtio 1.3, 2.8.6 and 2.8.21).
   Position at = used_;
-  at.Advance(used[0].chain.descriptors_, size_);
-  uint32_t entries = used[0].chain.descriptors_;
+  at.Advance(used[0].chain.entries_, size_);
+  uint32_t entries = used[0].chain.entries_;
   for (const UsedChain& one : used.subspan(1)) {
     RETURN_IF_ERROR(Publish(ring, one, at));
-    at.Advance(one.chain.descriptors_, size_);
-    entries += one.chain.descriptors_;
+    at.Advance(one.chain.entries_, size_);
+    entries += one.chain.entries_;
   }
   RETURN_IF_ERROR(Publish(ring, used[0], used_));
   used_ = at;

@@ -42,6 +42,8 @@ class Chain {
 
   uint64_t readable_size() const { return readable_size_; }
   uint64_t writable_size() const { return writable_size_; }
+  // Of the ring's descriptors, how many it takes: one for an indirect table.
+  uint16_t entries() const { return entries_; }
 
   // Copies bytes at `offset` within the readable part, or to the writable one.
   // OutOfRange, touching nothing, for what is not inside. Guest memory changes
@@ -80,8 +82,8 @@ class Chain {
     writable_.clear();
   }
 
-  uint16_t id_ = 0;           // head index (split), buffer id (packed)
-  uint16_t descriptors_ = 1;  // ring entries it took (packed)
+  uint16_t id_ = 0;  // head index (split), buffer id (packed)
+  uint16_t entries_ = 1;
   uint64_t readable_size_ = 0;
   uint64_t released_ = 0;  // bytes of it before those of readable_
   uint64_t writable_size_ = 0;

@@ -103,7 +103,7 @@ absl::StatusOr<Chain> SplitQueue::Build(uint16_t head) {
   ASSIGN_OR_RETURN(Lease table, descriptors_.Acquire());
   Chain chain = ChainBuilder::Start();
   uint16_t index = head;
-  for (uint32_t seen = 0; seen < size_; ++seen) {
+  for (uint32_t seen = 1; seen <= size_; ++seen) {
     if (index >= size_) {
       return MakeQueueError(
           QueueError::kBadIndex,
@@ -115,7 +115,7 @@ absl::StatusOr<Chain> SplitQueue::Build(uint16_t head) {
     const Descriptor descriptor = Descriptor::FromSplit(bytes.data());
     RETURN_IF_ERROR(builder_.Add(descriptor, chain));
     if (!descriptor.Has(ChainBuilder::kNext)) {
-      ChainBuilder::Finish(head, 1, chain);
+      ChainBuilder::Finish(head, static_cast<uint16_t>(seen), chain);
       return chain;
     }
     index = descriptor.next;
