@@ -112,6 +112,31 @@ TEST(LeaseTableTest, ALeaseTakesWholePages) {
               ElementsAre(Pair(Pages(0, 4), false)));
 }
 
+// Every deadline passes, and not before something has happened.
+struct LateEnv : RealLeaseEnv {
+  class Notifier : public LeaseNotifier {
+   public:
+    static inline std::function<void()> meanwhile;
+    bool WaitPast(uint64_t, Deadline) {
+      meanwhile();
+      return false;
+    }
+  };
+};
+
+TEST(LeaseTableTest, ALeaseThatEndsAsTheDeadlinePassesIsNotWaitedForInVain) {
+  auto made = BasicLeaseTable<LateEnv>::Create();
+  ASSERT_OK(made);
+  auto& table = **made;
+  ASSERT_OK(table.Cover(Pages(0, 4)));
+  ASSERT_EQ(table.TryAcquire(Pages(1, 1), Refusal::kBlocked, Fine),
+            std::nullopt);
+  LateEnv::Notifier::meanwhile = [] {};
+  EXPECT_FALSE(table.BlockAndWait(Pages(0, 2), kNow));
+  LateEnv::Notifier::meanwhile = [&table] { table.Release(Pages(1, 1)); };
+  EXPECT_TRUE(table.WaitIdle(Pages(0, 2), kNow));
+}
+
 TEST(LeaseTableTest, BlockingIsExactAndEndsWithUnblock) {
   auto table = TableFor(Range(0, 2 * kGiB));
   // More than a word of bits on both sides of a leaf's end.

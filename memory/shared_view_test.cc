@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "cloister/base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -184,6 +185,25 @@ TEST_F(SharedViewTest, RefusesPagesThatAreConverting) {
   ExpectFailed(0x10fff, 2, ShareRefusal::kMixed);
 }
 
+// Private at the first look, and shared when it is asked why.
+TEST_F(SharedViewTest, APageThatIsSharedByThenIsConverting) {
+  std::atomic<bool> stop{false};
+  std::thread guest([&] {
+    while (!stop.load()) {
+      EXPECT_OK(states_.Set(Range(0x11000, 0x1000), PageState::kPrivate));
+      EXPECT_OK(states_.Set(Range(0x11000, 0x1000), PageState::kShared));
+    }
+  });
+  while (view_->refusals(ShareRefusal::kConverting) == 0 &&
+         view_->refusals(ShareRefusal::kMixed) == 0) {
+    (void)view_->Acquire(GuestAddress(0x11000), 8);
+  }
+  stop = true;
+  guest.join();
+  EXPECT_EQ(view_->refusals(ShareRefusal::kMixed), 0u) << "of a single page";
+  EXPECT_FALSE(AnyLeased());
+}
+
 TEST_F(SharedViewTest, RefusesMisalignedAtomics) {
   for (uint64_t at : {0x10001ul, 0x10002ul, 0x10004ul, 0x10007ul, 0x10ffcul}) {
     auto value = view_->Load<uint64_t>(GuestAddress(at), kRelaxed);
@@ -216,6 +236,9 @@ TEST_F(SharedViewTest, EachRefusalHasAName) {
                           "half-private", "converting", "misaligned"));
   EXPECT_EQ(ShareRefusalOf(absl::OkStatus()), std::nullopt);
   EXPECT_EQ(ShareRefusalOf(absl::InvalidArgumentError("empty")), std::nullopt);
+  absl::Status odd = absl::InvalidArgumentError("empty");
+  odd.SetPayload("cloister/memory/share-refusal", absl::Cord("empty"));
+  EXPECT_EQ(ShareRefusalOf(odd), std::nullopt) << "not a number";
 }
 
 TEST_F(SharedViewTest, RefusedAccessesTouchNothing) {

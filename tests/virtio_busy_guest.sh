@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The guest's part of virtio_busy_test: keeps every device busy at once, with data
-# that is checked, until both transfers are done; then meets the host's errors.
+# that is checked, until it is told to stop; then meets the host's errors.
 #   busy SECRET MARKER MIB    SECRET seeds what a process here keeps to itself, MARKER
-#                             what it writes to the disk; MIB are moved each way
+#                             what it writes to the disk; MIB are moved each way in a
+#                             round
 # Lines of the console tell the host's part what to do next.
 
 secret=$1
@@ -64,18 +65,24 @@ disk_process=$!
 entropy &
 entropy_process=$!
 console &
-net_guest move tcp:10.77.0.1:5000 "$mib" 9 &
+console_process=$!
+net_guest move tcp:10.77.0.1:5000 "$mib" 9 rounds &
 net_process=$!
-net_guest serve vsock:-1:5000 "$mib" 8 &
+net_guest serve vsock:-1:5000 "$mib" 8 rounds &
 vsock_process=$!
 
+until [ "$line" = stop ]; do
+  read -r line <&3
+  echo "busy: heard $line" >&3
+done
+: >/tmp/stop
+kill $net_process
+wait $console_process
+echo "busy: told $line"
 wait $net_process
 echo "busy: network ended $?"
 wait $vsock_process
 echo "busy: sockets ended $?"
-read -r line <&3
-echo "busy: told $line"
-: >/tmp/stop
 wait $disk_process
 echo "busy: disk ended $?"
 wait $entropy_process

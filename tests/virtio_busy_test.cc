@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A confidential guest with every device at work at once, under the default
-// seccomp filters: data arrives as it was sent while the API converts memory, a
-// scan of the monitor finds what the guest published and not what it kept, and
-// the errors of the host's disks and tap are seen in the guest and counted
-// outside. A guest whose memory is only emulated to be private has the same
-// devices, and there the scan does find the secret. In the soak the guest is
-// Debian's, and moves more.
+// A confidential guest with all that it has drivers for at work at once, under
+// the default seccomp filters: data arrives as it was sent while the API
+// converts memory, a scan of the monitor finds what the guest published and not
+// what it kept, and every device moved data while that scan went on; the errors
+// of the host's disks and tap are seen in the guest and counted outside. The
+// balloon is there and idle: Linux's driver clears ACCESS_PLATFORM, without
+// which a confidential guest's device does not come up. A guest whose memory is
+// only emulated to be private has the same devices, and there the scan does
+// find the secret. In the soak the guest is Debian's, and moves more.
 #include <dirent.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -23,6 +26,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "cloister/api/client.h"
 #include "cloister/base/status_matchers.h"
@@ -51,7 +55,10 @@ constexpr uint64_t kWindow = uint64_t{1} << 32;
 constexpr uint64_t kWindowPages = 256;
 constexpr int64_t kMiB = 1 << 20;
 
-std::string MiB() { return Soak() ? "512" : "2"; }
+// Each way, in one round of those who move data.
+constexpr char kRoundMiB[] = "1";
+// Each way over the network and over sockets, before they are told to stop.
+uint64_t WantedBytes() { return (Soak() ? 64 : 1) * kMiB; }
 const char* Flavour() { return Soak() ? "DEBIAN_6_1" : "TINY"; }
 uint64_t MemoryMiB() { return Soak() ? 256 : 128; }
 
@@ -102,7 +109,7 @@ class BusyTest : public ::testing::Test {
           {"initrd_path", GuestFile(Flavour(), "INITRAMFS")},
           {"boot_args",
            absl::StrCat("console=ttyS0 quiet panic=-1 cloister.run=\"busy ",
-                        secret_, " ", marker_, " ", MiB(), "\"")}}},
+                        secret_, " ", marker_, " ", kRoundMiB, "\"")}}},
         {"machine-config",
          {{"vcpu_count", Soak() ? 2 : 1}, {"mem_size_mib", MemoryMiB()}}},
         {"confidential",
@@ -125,8 +132,8 @@ class BusyTest : public ::testing::Test {
   // Returns when every device is at work.
   void BootBusy(const char* backend) {
     ASSERT_OK_AND_ASSIGN(
-        server_,
-        GuestProcess::Start({kTool, "serve", "tcp:0.0.0.0:5000", MiB(), "9"}));
+        server_, GuestProcess::Start({kTool, "serve", "tcp:0.0.0.0:5000",
+                                      kRoundMiB, "9", "rounds"}));
     ASSERT_OK(server_->Expect("listening"));
     ASSERT_OK_AND_ASSIGN(
         guest_, GuestProcess::Start({"cli/cloister", "run", "--config-file",
@@ -148,7 +155,7 @@ class BusyTest : public ::testing::Test {
         client_,
         GuestProcess::Start({kTool, "move",
                              absl::StrCat("hybrid:", host_.File("v"), ":5000"),
-                             MiB(), "8"}));
+                             kRoundMiB, "8", "rounds"}));
     ASSERT_OK(guest_->Expect("over hvc0", kPatience));
   }
 
@@ -231,7 +238,17 @@ class BusyTest : public ::testing::Test {
         .value(name, uint64_t{0});
   }
 
-  void ScanWhileItConverts();
+  static uint64_t Moved(const json& metrics, const char* device) {
+    uint64_t bytes = 0;
+    for (const char* name :
+         {"read_bytes", "written_bytes", "rx_bytes", "tx_bytes", "bytes"}) {
+      bytes += Count(metrics, device, name);
+    }
+    return bytes;
+  }
+
+  static std::vector<std::string> Idle(const json& before, const json& after);
+  void ScanWhileAllMove();
   void TransfersEndWell();
   void TheDiskGrows();
   void NoLeaseIsLeft();
@@ -240,44 +257,67 @@ class BusyTest : public ::testing::Test {
   Host host_;
   std::mt19937_64 random_{std::random_device()()};
   const uint64_t secret_ = random_() >> 1, marker_ = random_() >> 1;
-  json before_;
   std::unique_ptr<GuestProcess> server_, client_, guest_;
 };
 
-// While all of them move data.
-void BusyTest::ScanWhileItConverts() {
-  before_ = Get("/metrics");
-  ConvertAtRandom(Soak() ? 2000 : 40);
-  const SecretScan kept = Scan("the secret", secret_);
-  // The first round of the disk may not be over yet.
-  SecretScan published;
+// The devices that moved nothing in between, in either direction.
+std::vector<std::string> BusyTest::Idle(const json& before, const json& after) {
+  std::vector<std::string> idle;
+  for (const char* device :
+       {"block_good", "net_net", "vsock", "entropy", "console"}) {
+    if (Moved(after, device) <= Moved(before, device)) idle.push_back(device);
+  }
+  return idle;
+}
+
+// Until a scan has gone on while every one of them moved data: one may be too
+// short for a slow guest.
+void BusyTest::ScanWhileAllMove() {
+  bool together = false;
+  uint64_t published = 0, least = 0;
   const auto end = std::chrono::steady_clock::now() + kPatience;
   do {
-    ConvertAtRandom(20);
-    published = Scan("what was published", marker_);
-  } while (published.found_in_guest_memory == 0 && !HasFailure() &&
-           std::chrono::steady_clock::now() < end);
-  EXPECT_EQ(kept.found, 0u);
-  EXPECT_GE(kept.guest_bytes, MemoryMiB() << 20) << "all shared pages read";
-  EXPECT_GT(published.found_in_guest_memory, 0u)
+    ConvertAtRandom(Soak() ? 200 : 40);
+    const json before = Get("/metrics");
+    const SecretScan kept = Scan("the secret", secret_);
+    const json after = Get("/metrics");
+    EXPECT_EQ(kept.found, 0u);
+    EXPECT_GE(kept.guest_bytes, MemoryMiB() << 20) << "all shared pages read";
+    const std::vector<std::string> idle = Idle(before, after);
+    together |= idle.empty();
+    least = std::min({Count(after, "net_net", "rx_bytes"),
+                      Count(after, "net_net", "tx_bytes"),
+                      Count(after, "vsock", "rx_bytes"),
+                      Count(after, "vsock", "tx_bytes")});
+    std::cout << "idle during the scan: [" << absl::StrJoin(idle, ", ")
+              << "]; moved each way: " << least / 1024 << " KiB" << std::endl;
+    // The first round of the disk may not be over yet.
+    if (published == 0) {
+      published = Scan("what was published", marker_).found_in_guest_memory;
+    }
+    // All that the console said till then is read: it never has to wait.
+    ASSERT_OK(guest_->Type("go on\n"));
+    ASSERT_OK(guest_->Expect("busy: heard go on", kPatience));
+  } while ((!together || published == 0 || least < WantedBytes()) &&
+           !HasFailure() && std::chrono::steady_clock::now() < end);
+  EXPECT_TRUE(together) << "no scan went on while every device moved data";
+  EXPECT_GE(least, WantedBytes());
+  EXPECT_GT(published, 0u)
       << "the scan would find what the guest does not keep to itself";
 }
 
 void BusyTest::TransfersEndWell() {
+  client_->Signal(SIGTERM);
+  ASSERT_OK(guest_->Type("stop\n"));
+  ASSERT_OK(guest_->Expect("busy: told stop", kPatience));
   ASSERT_NO_FATAL_FAILURE(ExpectEnd("network"));
   ASSERT_NO_FATAL_FAILURE(ExpectEnd("sockets"));
   EXPECT_THAT(client_->Wait(kPatience), IsOkAndHolds(0)) << client_->output();
   EXPECT_THAT(server_->Wait(kPatience), IsOkAndHolds(0)) << server_->output();
-  ASSERT_OK(guest_->Type("stop\n"));
-  ASSERT_OK(guest_->Expect("busy: told stop", kPatience));
   ASSERT_NO_FATAL_FAILURE(ExpectEnd("disk"));
   ASSERT_NO_FATAL_FAILURE(ExpectEnd("entropy"));
   const json after = Get("/metrics");
-  EXPECT_GT(Count(after, "block_good", "written_bytes"),
-            Count(before_, "block_good", "written_bytes"));
-  EXPECT_GT(Count(after, "entropy", "bytes"), 0u);
   EXPECT_GT(Count(after, "console", "rx_bytes"), 0u);
-  EXPECT_GT(Count(after, "console", "tx_bytes"), 0u);
   for (const char* device :
        {"block_good", "net_net", "vsock", "entropy", "console"}) {
     EXPECT_EQ(Count(after, device, "activations"), 1u) << device;
@@ -346,7 +386,7 @@ TEST_F(BusyTest, EveryDeviceAtOnce) {
   ASSERT_NO_FATAL_FAILURE(BootBusy("sw-protected"));
   EXPECT_THAT(Threads(), IsSupersetOf({"good", "bad", "full", "net", "vsock0",
                                        "rng0", "balloon0", "console0"}));
-  ScanWhileItConverts();
+  ASSERT_NO_FATAL_FAILURE(ScanWhileAllMove());
   ASSERT_NO_FATAL_FAILURE(TransfersEndWell());
   ASSERT_NO_FATAL_FAILURE(TheDiskGrows());
   ASSERT_NO_FATAL_FAILURE(ErrorsOfTheHostReachTheGuest());

@@ -7,6 +7,9 @@
 //                                      SEED determines up to their end, then
 //                                      sends as many of its own
 //   net_guest move ADDRESS MIB SEED    the other side of it
+//   net_guest serve|move ADDRESS MIB SEED rounds
+//                                      so again, over the same connection,
+//                                      until who moves gets a SIGTERM
 //   net_guest refused ADDRESS          succeeds if nobody can be reached there
 //
 // ADDRESS: tcp:IPV4:PORT, vsock:CID:PORT, unix:PATH, or hybrid:PATH:PORT, which
@@ -31,6 +34,7 @@ namespace {
 constexpr size_t kChunk = 256 << 10;
 uint8_t g_wanted[kChunk];
 uint8_t g_got[kChunk];
+volatile sig_atomic_t g_told_to_end = 0;
 
 [[noreturn]] void Die(const char* what) {
   printf("net_guest: %s: %s\n", what, strerror(errno));
@@ -117,29 +121,38 @@ void Fill(uint64_t& state) {
   }
 }
 
-void Send(int fd, size_t mib, uint64_t seed) {
+// The next MIB of a stream.
+void Send(int fd, size_t mib, uint64_t& state) {
   for (size_t chunk = 0; chunk < mib * 4; ++chunk) {
-    Fill(seed);
+    Fill(state);
     for (size_t done = 0; done < kChunk;) {
       const ssize_t sent = send(fd, g_wanted + done, kChunk - done, 0);
       if (sent <= 0) Die("send");
       done += sent;
     }
   }
-  if (shutdown(fd, SHUT_WR) < 0) Die("shutdown");
 }
 
-void Receive(int fd, size_t mib, uint64_t seed) {
+// False if the stream ends here.
+bool Receive(int fd, size_t mib, uint64_t& state) {
   for (size_t chunk = 0; chunk < mib * 4; ++chunk) {
-    Fill(seed);
+    Fill(state);
     for (size_t done = 0; done < kChunk;) {
       const ssize_t got = recv(fd, g_got + done, kChunk - done, 0);
       if (got < 0) Die("recv");
+      if (got == 0 && chunk == 0 && done == 0) return false;
       if (got == 0) Fail("the data ends early");
       done += got;
     }
     if (memcmp(g_got, g_wanted, kChunk) != 0) Fail("the data is not the same");
   }
+  return true;
+}
+
+void End(int fd) {
+  if (shutdown(fd, SHUT_WR) < 0) Die("shutdown");
+}
+void ExpectEnd(int fd) {
   if (recv(fd, g_got, 1, 0) != 0) Fail("the data does not end");
 }
 
@@ -165,7 +178,7 @@ int Connect(Address& address) {
   return fd;
 }
 
-void Serve(Address& address, size_t mib, uint64_t seed) {
+int Accept(Address& address) {
   const int fd = socket(address.storage.ss_family, SOCK_STREAM, 0);
   const int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -175,40 +188,81 @@ void Serve(Address& address, size_t mib, uint64_t seed) {
   fflush(stdout);
   const int peer = accept(fd, nullptr, nullptr);
   if (peer < 0) Die("accept");
-  Receive(peer, mib, seed);
-  Send(peer, mib, seed + 1);
+  return peer;
+}
+
+void Serve(Address& address, size_t mib, uint64_t seed) {
+  const int peer = Accept(address);
+  uint64_t theirs = seed, ours = seed + 1;
+  if (!Receive(peer, mib, theirs)) Fail("no data");
+  ExpectEnd(peer);
+  Send(peer, mib, ours);
+  End(peer);
   // The peer reads to the end before it closes.
-  if (recv(peer, g_got, 1, 0) != 0) Fail("more than the end");
+  ExpectEnd(peer);
   printf("net_guest: served %zu MiB each way\n", mib);
 }
 
-void Move(Address& address, size_t mib, uint64_t seed) {
+void ServeRounds(Address& address, size_t mib, uint64_t seed) {
+  const int peer = Accept(address);
+  uint64_t theirs = seed, ours = seed + 1;
+  size_t rounds = 0;
+  for (; Receive(peer, mib, theirs); ++rounds) Send(peer, mib, ours);
+  End(peer);
+  printf("net_guest: served %zu rounds of %zu MiB each way\n", rounds, mib);
+}
+
+int Reach(Address& address) {
   const int fd = Connect(address);
   if (fd < 0) Die("connect");
-  Send(fd, mib, seed);
-  Receive(fd, mib, seed + 1);
+  return fd;
+}
+
+void Move(Address& address, size_t mib, uint64_t seed) {
+  const int fd = Reach(address);
+  uint64_t ours = seed, theirs = seed + 1;
+  Send(fd, mib, ours);
+  End(fd);
+  if (!Receive(fd, mib, theirs)) Fail("no data");
+  ExpectEnd(fd);
   close(fd);
   printf("net_guest: moved %zu MiB each way\n", mib);
+}
+
+void MoveRounds(Address& address, size_t mib, uint64_t seed) {
+  signal(SIGTERM, [](int) { g_told_to_end = 1; });
+  const int fd = Reach(address);
+  uint64_t ours = seed, theirs = seed + 1;
+  size_t rounds = 0;
+  for (; g_told_to_end == 0; ++rounds) {
+    Send(fd, mib, ours);
+    if (!Receive(fd, mib, theirs)) Fail("no data");
+  }
+  End(fd);
+  ExpectEnd(fd);
+  close(fd);
+  printf("net_guest: moved %zu rounds of %zu MiB each way\n", rounds, mib);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
-  if (argc < 3) Fail("serve|move|refused ADDRESS [MIB SEED]");
+  if (argc < 3) Fail("serve|move|refused ADDRESS [MIB SEED [rounds]]");
   Address address = Parse(argv[2]);
   if (strcmp(argv[1], "refused") == 0) {
     if (Connect(address) >= 0) Fail("somebody is there");
     printf("net_guest: refused: %s\n", strerror(errno));
     return 0;
   }
-  if (argc != 5) Fail("how much, and which?");
+  if (argc < 5) Fail("how much, and which?");
   const size_t mib = strtoul(argv[3], nullptr, 10);
   const uint64_t seed = strtoull(argv[4], nullptr, 10) << 32;
-  if (strcmp(argv[1], "serve") == 0) {
-    Serve(address, mib, seed);
+  const bool serve = strcmp(argv[1], "serve") == 0;
+  if (argc > 5 && strcmp(argv[5], "rounds") == 0) {
+    serve ? ServeRounds(address, mib, seed) : MoveRounds(address, mib, seed);
   } else {
-    Move(address, mib, seed);
+    serve ? Serve(address, mib, seed) : Move(address, mib, seed);
   }
   return 0;
 }

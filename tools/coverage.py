@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that the tests take every branch that guards against a hostile guest.
 
-Builds the tests of the packages below for clang's source coverage, runs them
+Builds the tests of the packages and files below for clang's source coverage, runs them
 (fuzz targets over their committed corpora), and looks at the packages' own
 code: an outcome of a condition that no test has and a case that no test reaches
 are printed, and fail the check unless tools/coverage_allow.txt says why that may
@@ -27,7 +27,8 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 PACKAGES = ["devices/virtio"]
-# The other files that a guest's accesses to a virtio device go through.
+# The other files that a guest's accesses to a virtio device go through, and those
+# that decide which of the guest's memory a device may touch.
 FILES = [
     "devices/pci_bar.h",
     "devices/pci_config_space.cc",
@@ -35,12 +36,26 @@ FILES = [
     "devices/pci_root.cc",
     "devices/pci_root.h",
     "devices/rate_limiter.cc",
+    "memory/lease_counters.h",
+    "memory/lease_env.cc",
+    "memory/lease_env.h",
+    "memory/lease_gauge.h",
+    "memory/lease_table.h",
+    "memory/shared_view.cc",
+    "memory/shared_view.h",
+    "vmm/balloon_memory.cc",
+    "vmm/balloon_memory.h",
 ]
 EXTRA_TESTS = [
     "//devices:pci_bar_test",
     "//devices:pci_config_space_test",
     "//devices:pci_root_test",
     "//devices:rate_limiter_test",
+    "//memory:lease_counters_test",
+    "//memory:lease_gauge_test",
+    "//memory:lease_table_test",
+    "//memory:shared_view_test",
+    "//vmm:balloon_memory_test",
 ]
 FLAGS = [
     "--config=clang",

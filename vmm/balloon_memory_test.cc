@@ -18,6 +18,7 @@ using memory::GuestRange;
 using memory::HostConversionReason;
 using memory::kPageSize;
 using memory::PageState;
+using ::testing::HasSubstr;
 
 class BalloonMemoryTest : public ::testing::Test {
  protected:
@@ -84,6 +85,14 @@ TEST_F(BalloonMemoryTest, TakesAllBackAtOnce) {
   }
 }
 
+TEST_F(BalloonMemoryTest, AGuestThatDoesNotRunGetsNothingBack) {
+  ASSERT_OK(balloon_.GiveUp(Range(0x8000, kPageSize)));
+  world_.broker->GuestStopped();
+  EXPECT_OK(balloon_.TakeBackAll());
+  EXPECT_THAT(balloon_.Discard(Range(0x9000, kPageSize)),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
 TEST_F(BalloonMemoryTest, ADiscardIsOverWhenItReturns) {
   EXPECT_THAT(balloon_.Discard(Range(0x8000, 0x4000)), IsOkAndHolds(0x4000u));
   EXPECT_FALSE(Backed(0x8000));
@@ -91,6 +100,22 @@ TEST_F(BalloonMemoryTest, ADiscardIsOverWhenItReturns) {
   EXPECT_THAT(world_.Host(Range(0x8000, kPageSize), PageState::kShared,
                           HostConversionReason::kGivenUp),
               StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_EQ(world_.Wrong(), "");
+}
+
+// Freed, but not as the guest had it before the host converted it.
+TEST_F(BalloonMemoryTest, ADiscardThatGivesNothingBackFails) {
+  const GuestRange page = Range(0x8000, kPageSize);
+  ASSERT_OK(balloon_.GiveUp(page));
+  ASSERT_OK(
+      world_.Host(page, PageState::kShared, HostConversionReason::kGivenUp));
+  world_.backend.FailCalls(FakeBackend::Method::kSet, 0, 1,
+                           absl::InternalError("told to"));
+  EXPECT_THAT(balloon_.Discard(page).status().message(), HasSubstr("told to"));
+  EXPECT_TRUE(world_.backend.failed());
+  world_.backend.FailNothing();
+  ASSERT_OK(balloon_.TakeBack(page));
+  EXPECT_EQ(world_.State(0x8000), PageState::kPrivate);
   EXPECT_EQ(world_.Wrong(), "");
 }
 
