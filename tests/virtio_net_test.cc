@@ -7,18 +7,15 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdint>
 #include <cstdlib>
-#include <iostream>
+#include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "cloister/api/client.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/devices_fixture.h"
 #include "cloister/tests/doc_commands.h"
 #include "cloister/tests/guest_process.h"
 #include "cloister/tests/lab_settings.h"
@@ -30,7 +27,6 @@ namespace cloister::tests {
 namespace {
 
 using ::cloister::base::IsOkAndHolds;
-using nlohmann::json;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -125,16 +121,18 @@ std::string Refusal(const Network& network,
   return (*guest)->output();
 }
 
-// A guest whose console takes commands, one a line.
-class DevicesTest : public ::testing::TestWithParam<const char*> {
+class DevicesTest : public DevicesFixture {
  protected:
+  DevicesTest() : DevicesFixture(kPatience) {}
   void SetUp() override {
     char folder[] = "/run/vsock-XXXXXX";
     ASSERT_NE(::mkdtemp(folder), nullptr);
     folder_ = folder;
     path_ = folder_ + "/v";
+    api_ = folder_ + "/api";
   }
   void TearDown() override {
+    DevicesFixture::TearDown();
     // The monitor's socket is gone, and what the test made.
     Sh(absl::StrCat("rm -f ", path_, "_6000; rmdir ", folder_));
   }
@@ -155,72 +153,6 @@ class DevicesTest : public ::testing::TestWithParam<const char*> {
     EXPECT_THAT(guest_->Wait(kPatience), IsOkAndHolds(0)) << guest_->output();
   }
 
-  // Runs a command in the guest; what it said.
-  std::string Do(const std::string& command) {
-    const size_t before = guest_->output().size();
-    EXPECT_OK(guest_->Type(command + "\n"));
-    EXPECT_OK(guest_->Expect("ended with ", kPatience)) << command;
-    EXPECT_OK(guest_->Expect(".", kPatience)) << command;
-    return absl::StrReplaceAll(guest_->output().substr(before), {{"\r", ""}});
-  }
-
-  // What the guest had converted, and what devices hold now.
-  json Get(const std::string& path) {
-    auto client = api::Client::Connect(folder_ + "/api");
-    EXPECT_OK(client);
-    if (!client.ok()) return {};
-    auto text = (*client)->Get(path);
-    EXPECT_OK(text) << path;
-    return text.ok() ? json::parse(*text, nullptr, false) : json();
-  }
-  bool Confidential() const { return std::string(GetParam()) != "off"; }
-  uint64_t Converted(const char* way) {
-    return Get("/memory/conversions")[way]["explicit"].value("requests",
-                                                             uint64_t{0});
-  }
-
-  // Has the guest convert memory until StopConverting: Linux takes pages for a
-  // device's rings when its driver comes, and shares them, and makes them
-  // private again when it goes. The second card, otherwise idle, has many.
-  void StartConverting() {
-    EXPECT_THAT(Do("touch /run/go; "
-                   "card=$(basename $(readlink /sys/class/net/eth1/device)); "
-                   "(cd /sys/bus/virtio/drivers/virtio_net; n=0; "
-                   "while [ -e /run/go ]; do echo $card >unbind; "
-                   "echo $card >bind; n=$((n+1)); done; "
-                   "echo came $n times. >/run/came) &"),
-                HasSubstr("ended with 0"));
-  }
-  // How often it came.
-  uint64_t StopConverting() {
-    const std::string said =
-        Do("rm /run/go; until [ -s /run/came ]; do sleep 0.1; done; "
-           "cat /run/came; rm /run/came");
-    const size_t at = said.find("\ncame ");
-    EXPECT_NE(at, std::string::npos) << said;
-    if (at == std::string::npos) return 0;
-    return std::strtoull(said.c_str() + at + 6, nullptr, 10);
-  }
-
-  // Both, while `transfer` runs. Without private memory the transfer alone.
-  template <typename Transfer>
-  void WhileItConverts(Transfer transfer) {
-    if (!Confidential()) return transfer();
-    const uint64_t shared = Converted("to_shared");
-    const uint64_t made_private = Converted("to_private");
-    StartConverting();
-    transfer();
-    const uint64_t times = StopConverting();
-    std::cout << "meanwhile a card came and went " << times
-              << " times: " << Converted("to_shared") - shared
-              << " conversions to shared, "
-              << Converted("to_private") - made_private << " to private\n";
-    EXPECT_GT(times, 0u);
-    // It has two pairs of queues and one for control.
-    EXPECT_GE(Converted("to_shared") - shared, 5 * times);
-    EXPECT_GE(Converted("to_private") - made_private, 5 * times);
-  }
-
   // Moves data between the guest and a server at the peer.
   void Move(int mib, const std::string& prefix) {
     ASSERT_OK_AND_ASSIGN(auto server,
@@ -233,18 +165,22 @@ class DevicesTest : public ::testing::TestWithParam<const char*> {
     EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
   }
 
+  // The second card, otherwise idle, has two pairs of queues and one for
+  // control.
+  void WhileTheOtherCardComesAndGoes(const std::function<void()>& transfer) {
+    WhileItConverts("eth1", 5, transfer);
+  }
+
   void TheGuestReadsTheHostsBytes();
   void PingsAndMovesDataThroughATap();
   void SeveralQueuesMoveDataToo();
   void SocketsMoveDataBothWaysFromBothSides();
-  void NoLeaseIsLeft();
   void TheBalloonTakesWhatItIsAskedTo();
   void WhatIsInUseHasOneUser();
   void ATapThatGoesAwayIsALinkThatIsDown();
 
   Network network_;
   std::string folder_, path_;
-  std::unique_ptr<GuestProcess> guest_;
 };
 
 void DevicesTest::TheGuestReadsTheHostsBytes() {
@@ -260,7 +196,7 @@ void DevicesTest::PingsAndMovesDataThroughATap() {
                  "cat /sys/class/net/eth0/address"),
               HasSubstr("52:54:00:aa:bb:cc\n"));
   EXPECT_THAT(Do("ping -c 3 -i 0.2 10.9.1.2"), HasSubstr("3 packets received"));
-  WhileItConverts([this] { Move(MiB(), ""); });
+  WhileTheOtherCardComesAndGoes([this] { Move(MiB(), ""); });
 }
 
 void DevicesTest::SeveralQueuesMoveDataToo() {
@@ -301,18 +237,6 @@ void DevicesTest::SocketsMoveDataBothWaysFromBothSides() {
   EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
 }
 
-// The host is done with the guest's memory once nothing moves.
-void DevicesTest::NoLeaseIsLeft() {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  json leased;
-  do {
-    leased = Get("/metrics")["leased_bytes"];
-  } while (leased != 0 && std::chrono::steady_clock::now() < end);
-  EXPECT_EQ(leased, 0) << "bytes";
-  if (!Confidential()) return;
-  EXPECT_EQ(Get("/memory/conversions")["bytes"]["pending_private"], 0);
-}
-
 // Linux's driver does without VIRTIO_F_ACCESS_PLATFORM, which its own kernel
 // then insists on in a confidential guest: nothing else comes of it.
 void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
@@ -343,18 +267,25 @@ void DevicesTest::ATapThatGoesAwayIsALinkThatIsDown() {
   EXPECT_THAT(Do("ping -c 2 -i 0.2 -W 1 10.9.0.1 || echo not there"),
               HasSubstr("\nnot there\n"));
   EXPECT_THAT(Do("cat /sys/class/net/eth0/carrier"), HasSubstr("\n0\n"));
+  // And outside; the other card has lost nothing.
+  EXPECT_EQ(Count("net_net0", "link_down"), 1u);
+  EXPECT_EQ(Count("net_net0", "link_up"), 0u);
+  EXPECT_GT(Count("net_net0", "tap_errors"), 0u);
+  EXPECT_EQ(Count("net_net1", "link_down"), 0u);
+  EXPECT_EQ(Count("net_net1", "link_up"), 1u);
+  EXPECT_EQ(Count("net_net1", "tap_errors"), 0u);
 }
 
 TEST_P(DevicesTest, OneGuestWithAllOfThem) {
   ASSERT_NO_FATAL_FAILURE(Start(
-      2,
-      {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net", "tap=tap1,queues=2",
-       "--rng", "--balloon", "target=32M,reporting", "--vsock",
-       absl::StrCat("cid=5,path=", path_), "--api-sock", folder_ + "/api"}));
+      2, {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net",
+          "tap=tap1,queues=2", "--rng", "--balloon", "target=32M,reporting",
+          "--vsock", absl::StrCat("cid=5,path=", path_), "--api-sock", api_}));
   TheGuestReadsTheHostsBytes();
   PingsAndMovesDataThroughATap();
   SeveralQueuesMoveDataToo();
-  WhileItConverts([this] { SocketsMoveDataBothWaysFromBothSides(); });
+  WhileTheOtherCardComesAndGoes(
+      [this] { SocketsMoveDataBothWaysFromBothSides(); });
   NoLeaseIsLeft();
   TheBalloonTakesWhatItIsAskedTo();
   WhatIsInUseHasOneUser();
@@ -363,12 +294,7 @@ TEST_P(DevicesTest, OneGuestWithAllOfThem) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, DevicesTest,
-                         ::testing::Values("off", "sw-protected"),
-                         [](const ::testing::TestParamInfo<const char*>& info) {
-                           return std::string(info.param) == "off"
-                                      ? "off"
-                                      : "sw_protected";
-                         });
+                         ::testing::Values("off", "sw-protected"), BackendName);
 
 // A folder with the files that the page names, which a user who is not root may
 // read, and the devices as a distribution's udev makes them.
