@@ -372,13 +372,14 @@ INSTANTIATE_TEST_SUITE_P(Backends, DisksTest,
                          ::testing::Values("off", "sw-protected"), BackendName);
 
 // Debian's kernels know no device tree: ACPI tells them of virtio-mmio.
-TEST(MmioTest, DebianMountsItsRoot) {
+class MmioTest : public BackendTest {};
+
+TEST_P(MmioTest, DebianMountsItsRoot) {
   Scratch scratch;
   const std::string root = MakeRoot(scratch);
-  ASSERT_OK_AND_ASSIGN(
-      auto guest,
-      Boot({.append = "cloister.root=/dev/vda",
-            .more = {"--disk", root, "--virtio-transport", "mmio"}}));
+  Options options = With({"--disk", root, "--virtio-transport", "mmio"});
+  options.append = "cloister.root=/dev/vda";
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
   ASSERT_OK(guest->Expect("root: /dev/vda is ext4", kPatience));
   ASSERT_OK(guest->Expect("root: the manifest holds", kPatience));
   ASSERT_OK(guest->Expect("root: ready", kPatience));
@@ -390,6 +391,9 @@ TEST(MmioTest, DebianMountsItsRoot) {
   EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + root),
               HasSubstr("the guest was here"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Mmio, MmioTest,
+                         ::testing::Values("off", "sw-protected"), BackendName);
 
 // Unpacks packages as root, without their scripts, and adds what those would
 // have made: links, users, and a service that looks round and powers off.
