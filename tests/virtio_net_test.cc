@@ -7,13 +7,18 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
+#include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "cloister/base/status_matchers.h"
 #include "cloister/tests/devices_fixture.h"
 #include "cloister/tests/doc_commands.h"
@@ -27,6 +32,7 @@ namespace cloister::tests {
 namespace {
 
 using ::cloister::base::IsOkAndHolds;
+using nlohmann::json;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -165,6 +171,19 @@ class DevicesTest : public DevicesFixture {
     EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
   }
 
+  // What the machine that the monitor runs on has free.
+  static uint64_t FreeBytes() {
+    std::ifstream memory("/proc/meminfo");
+    std::string line;
+    while (std::getline(memory, line)) {
+      absl::string_view rest = line;
+      if (!absl::ConsumePrefix(&rest, "MemFree:")) continue;
+      return std::strtoull(std::string(rest).c_str(), nullptr, 10) * 1024;
+    }
+    ADD_FAILURE() << "no MemFree";
+    return 0;
+  }
+
   // The second card, otherwise idle, has two pairs of queues and one for
   // control.
   void WhileTheOtherCardComesAndGoes(const std::function<void()>& transfer) {
@@ -176,6 +195,8 @@ class DevicesTest : public DevicesFixture {
   void SeveralQueuesMoveDataToo();
   void SocketsMoveDataBothWaysFromBothSides();
   void TheBalloonTakesWhatItIsAskedTo();
+  void TheGuestTellsOfItsMemory();
+  void TheHostHasBackWhatTheGuestFreed();
   void WhatIsInUseHasOneUser();
   void ATapThatGoesAwayIsALinkThatIsDown();
 
@@ -244,6 +265,11 @@ void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
     EXPECT_THAT(Do("until grep 'balloon_inflate 8192' /proc/vmstat; "
                    "do sleep 1; done"),
                 HasSubstr("\nballoon_inflate 8192\n"));
+    EXPECT_TRUE(Eventually(
+        [this] { return Count("balloon", "actual_bytes") == 32 << 20; }));
+    EXPECT_EQ(Count("balloon", "inflated_pages"), 8192u);
+    TheGuestTellsOfItsMemory();
+    TheHostHasBackWhatTheGuestFreed();
     return;
   }
   const std::string said =
@@ -251,6 +277,37 @@ void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
          "grep balloon_inflate /proc/vmstat");
   EXPECT_THAT(said, HasSubstr("provide VIRTIO_F_ACCESS_PLATFORM"));
   EXPECT_THAT(said, HasSubstr("balloon_inflate 0\n"));
+  EXPECT_EQ(Count("balloon", "inflated_pages"), 0u);
+}
+
+void DevicesTest::TheGuestTellsOfItsMemory() {
+  // The driver's first buffer comes unasked.
+  EXPECT_TRUE(
+      Eventually([this] { return Count("balloon", "stats_updates") > 1; }));
+  const json said = Get("/balloon/statistics");
+  EXPECT_GT(said["total_memory"], 128 << 20) << said.dump();
+  EXPECT_LE(said["total_memory"], (256 - 32) << 20) << said.dump();
+  EXPECT_GT(said["free_memory"], 0) << said.dump();
+  EXPECT_LT(said["free_memory"], said["total_memory"]) << said.dump();
+}
+
+// Linux reports free blocks of 2 MiB, so that a part of a file may be missing.
+// The machine's free memory, since neither the monitor's pages nor the blocks
+// of a guest_memfd count what the guest alone has touched.
+void DevicesTest::TheHostHasBackWhatTheGuestFreed() {
+  constexpr uint64_t kMost = 32 << 20, kOtherUse = 8 << 20;
+  EXPECT_THAT(Do("dd if=/dev/zero of=/run/file bs=1M count=48 2>/dev/null"),
+              HasSubstr("ended with 0"));
+  const uint64_t free = FreeBytes();
+  const uint64_t reported = Count("balloon", "reported_bytes");
+  EXPECT_THAT(Do("rm /run/file"), HasSubstr("ended with 0"));
+  EXPECT_TRUE(Eventually(
+      [&] { return Count("balloon", "reported_bytes") >= reported + kMost; }));
+  const uint64_t now_free = FreeBytes();
+  std::cout << "the host has " << (now_free - free) / 1024 << " KiB back\n";
+  EXPECT_GE(now_free, free + kMost - kOtherUse);
+  EXPECT_EQ(Count("balloon", "refused_pages"), 0u);
+  EXPECT_EQ(Count("balloon", "errors"), 0u);
 }
 
 void DevicesTest::WhatIsInUseHasOneUser() {
@@ -278,9 +335,10 @@ void DevicesTest::ATapThatGoesAwayIsALinkThatIsDown() {
 
 TEST_P(DevicesTest, OneGuestWithAllOfThem) {
   ASSERT_NO_FATAL_FAILURE(Start(
-      2, {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net",
-          "tap=tap1,queues=2", "--rng", "--balloon", "target=32M,reporting",
-          "--vsock", absl::StrCat("cid=5,path=", path_), "--api-sock", api_}));
+      2,
+      {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net", "tap=tap1,queues=2",
+       "--rng", "--balloon", "target=32M,reporting,stats=1", "--vsock",
+       absl::StrCat("cid=5,path=", path_), "--api-sock", api_}));
   TheGuestReadsTheHostsBytes();
   PingsAndMovesDataThroughATap();
   SeveralQueuesMoveDataToo();
