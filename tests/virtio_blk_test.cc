@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/devices_fixture.h"
 #include "cloister/tests/guest_process.h"
 #include "cloister/tests/lab_settings.h"
 #include "cloister/tests/shell.h"
@@ -116,10 +117,6 @@ class BackendTest : public ::testing::TestWithParam<const char*> {
   }
 };
 
-std::string BackendName(const ::testing::TestParamInfo<const char*>& info) {
-  return std::string(info.param) == "off" ? "off" : "sw_protected";
-}
-
 // Looks round, then does what the console says, one command a line.
 constexpr char kInit[] = R"(#!/bin/busybox sh
 PATH=/bin
@@ -156,8 +153,10 @@ std::string MakeRoot(const Scratch& scratch) {
 }
 
 // A guest with an ext4 root on its first disk, and disks of every sort.
-class DisksTest : public BackendTest {
+class DisksTest : public DevicesFixture {
  protected:
+  DisksTest() : DevicesFixture(kPatience) {}
+
   // A disk whose second half is broken.
   std::string MakeBroken(const char* name) {
     const std::string loop =
@@ -196,9 +195,12 @@ class DisksTest : public BackendTest {
     tap_ = absl::StrCat("blk", getpid());
     Sh(absl::StrCat("ip tuntap add ", tap_, " mode tap vnet_hdr; ip addr add ",
                     "10.98.0.1/24 dev ", tap_, "; ip link set ", tap_, " up"));
-    more_.insert(more_.end(), {"--net", absl::StrCat("tap=", tap_)});
-    Options options = With(more_);
-    options.append = "cloister.root=/dev/vda";
+    api_ = scratch_.File("api");
+    more_.insert(more_.end(),
+                 {"--net", absl::StrCat("tap=", tap_), "--api-sock", api_});
+    const Options options = {.backend = GetParam(),
+                             .append = "cloister.root=/dev/vda",
+                             .more = more_};
     messages_ = scratch_.File("messages");
     ASSERT_OK_AND_ASSIGN(guest_, Boot(options, [this] {
                            const int file = ::open(messages_.c_str(),
@@ -209,15 +211,6 @@ class DisksTest : public BackendTest {
         << Messages();
     ASSERT_OK(guest_->Expect("root: the manifest holds", kPatience));
     ASSERT_OK(guest_->Expect("root: ready", kPatience));
-  }
-
-  // Runs a command in the guest; what it said.
-  std::string Do(const std::string& command) {
-    const size_t before = guest_->output().size();
-    EXPECT_OK(guest_->Type(command + "\n"));
-    EXPECT_OK(guest_->Expect("ended with ", kPatience)) << command;
-    EXPECT_OK(guest_->Expect(".", kPatience)) << command;
-    return absl::StrReplaceAll(guest_->output().substr(before), {{"\r", ""}});
   }
 
   void TheGuestSeesWhatItsDisksAre();
@@ -240,7 +233,6 @@ class DisksTest : public BackendTest {
   std::string root_, data_, given_, broken_[2], shrinks_, slow_, slow_loop_;
   std::string tap_, messages_;
   std::vector<std::string> more_;
-  std::unique_ptr<GuestProcess> guest_;
 };
 
 void DisksTest::TheGuestSeesWhatItsDisksAre() {
@@ -268,12 +260,16 @@ void DisksTest::TheGuestSeesWhatItsDisksAre() {
   EXPECT_THAT(output, HasSubstr("write: EPERM\n"));
 }
 
+// The card, idle until later, has one pair of queues.
 void DisksTest::DataComesBackAsItWas() {
-  const std::string output =
-      Do(absl::StrCat("blk_guest fill /dev/vdb ", MiB(),
-                      " 7 && blk_guest check /dev/vdb ", MiB(), " 7"));
-  EXPECT_THAT(output, HasSubstr(absl::StrCat("checked ", MiB(), " MiB")));
-  EXPECT_THAT(output, HasSubstr("ended with 0."));
+  WhileItConverts("eth0", 2, [this] {
+    const std::string output =
+        Do(absl::StrCat("blk_guest fill /dev/vdb ", MiB(),
+                        " 7 && blk_guest check /dev/vdb ", MiB(), " 7"));
+    EXPECT_THAT(output, HasSubstr(absl::StrCat("checked ", MiB(), " MiB")));
+    EXPECT_THAT(output, HasSubstr("ended with 0."));
+  });
+  NoLeaseIsLeft();
   // On the host, and the other way round.
   Sh(absl::StrCat("tests/virtio_blk_guest check ", data_, " ", MiB(), " 7"));
   EXPECT_THAT(Do(absl::StrCat("blk_guest check /dev/vdc ", kGivenMiB, " 8")),
@@ -298,10 +294,14 @@ void DisksTest::AnErrorOfTheDiskIsAnErrorOfTheRequest() {
     Sh(absl::StrCat("tests/virtio_blk_guest check ", broken_[i], " 4 5"));
   }
   // And outside.
-  for (const char* id : {"half: ", "direct: "}) {
+  for (const char* id : {"half", "direct"}) {
     EXPECT_THAT(Messages(),
-                ContainsRegex(absl::StrCat(id, "[^\n]*failed: EIO")));
+                ContainsRegex(absl::StrCat(id, ": [^\n]*failed: EIO")));
+    const std::string disk = absl::StrCat("block_", id);
+    EXPECT_GT(Count(disk, "errors_EIO"), 0u);
+    EXPECT_EQ(Count(disk, "errors"), Count(disk, "errors_EIO"));
   }
+  EXPECT_EQ(Count("block_disk0", "errors"), 0u) << "the root's";
 }
 
 void DisksTest::AFullHostIsAnErrorOfTheRequest() {
@@ -313,6 +313,9 @@ void DisksTest::AFullHostIsAnErrorOfTheRequest() {
   EXPECT_THAT(output, HasSubstr("blk_guest: fsync: EIO\n"));
   EXPECT_THAT(output, HasSubstr("read: done\n"));
   EXPECT_THAT(Messages(), ContainsRegex("sparse: [^\n]*failed: ENOSPC"));
+  EXPECT_GT(Count("block_sparse", "errors_ENOSPC"), 0u);
+  EXPECT_EQ(Count("block_sparse", "errors"),
+            Count("block_sparse", "errors_ENOSPC"));
 }
 
 void DisksTest::AShrinkingFileIsAnErrorOfTheRequest() {
@@ -369,13 +372,14 @@ INSTANTIATE_TEST_SUITE_P(Backends, DisksTest,
                          ::testing::Values("off", "sw-protected"), BackendName);
 
 // Debian's kernels know no device tree: ACPI tells them of virtio-mmio.
-TEST(MmioTest, DebianMountsItsRoot) {
+class MmioTest : public BackendTest {};
+
+TEST_P(MmioTest, DebianMountsItsRoot) {
   Scratch scratch;
   const std::string root = MakeRoot(scratch);
-  ASSERT_OK_AND_ASSIGN(
-      auto guest,
-      Boot({.append = "cloister.root=/dev/vda",
-            .more = {"--disk", root, "--virtio-transport", "mmio"}}));
+  Options options = With({"--disk", root, "--virtio-transport", "mmio"});
+  options.append = "cloister.root=/dev/vda";
+  ASSERT_OK_AND_ASSIGN(auto guest, Boot(options));
   ASSERT_OK(guest->Expect("root: /dev/vda is ext4", kPatience));
   ASSERT_OK(guest->Expect("root: the manifest holds", kPatience));
   ASSERT_OK(guest->Expect("root: ready", kPatience));
@@ -387,6 +391,9 @@ TEST(MmioTest, DebianMountsItsRoot) {
   EXPECT_THAT(Sh("debugfs -R 'cat /witness' " + root),
               HasSubstr("the guest was here"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Mmio, MmioTest,
+                         ::testing::Values("off", "sw-protected"), BackendName);
 
 // Unpacks packages as root, without their scripts, and adds what those would
 // have made: links, users, and a service that looks round and powers off.

@@ -9,6 +9,8 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -16,9 +18,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "cloister/api/client.h"
+#include "absl/strings/strip.h"
 #include "cloister/base/status_matchers.h"
+#include "cloister/tests/devices_fixture.h"
 #include "cloister/tests/doc_commands.h"
 #include "cloister/tests/guest_process.h"
 #include "cloister/tests/lab_settings.h"
@@ -125,16 +127,18 @@ std::string Refusal(const Network& network,
   return (*guest)->output();
 }
 
-// A guest whose console takes commands, one a line.
-class DevicesTest : public ::testing::TestWithParam<const char*> {
+class DevicesTest : public DevicesFixture {
  protected:
+  DevicesTest() : DevicesFixture(kPatience) {}
   void SetUp() override {
     char folder[] = "/run/vsock-XXXXXX";
     ASSERT_NE(::mkdtemp(folder), nullptr);
     folder_ = folder;
     path_ = folder_ + "/v";
+    api_ = folder_ + "/api";
   }
   void TearDown() override {
+    DevicesFixture::TearDown();
     // The monitor's socket is gone, and what the test made.
     Sh(absl::StrCat("rm -f ", path_, "_6000; rmdir ", folder_));
   }
@@ -155,72 +159,6 @@ class DevicesTest : public ::testing::TestWithParam<const char*> {
     EXPECT_THAT(guest_->Wait(kPatience), IsOkAndHolds(0)) << guest_->output();
   }
 
-  // Runs a command in the guest; what it said.
-  std::string Do(const std::string& command) {
-    const size_t before = guest_->output().size();
-    EXPECT_OK(guest_->Type(command + "\n"));
-    EXPECT_OK(guest_->Expect("ended with ", kPatience)) << command;
-    EXPECT_OK(guest_->Expect(".", kPatience)) << command;
-    return absl::StrReplaceAll(guest_->output().substr(before), {{"\r", ""}});
-  }
-
-  // What the guest had converted, and what devices hold now.
-  json Get(const std::string& path) {
-    auto client = api::Client::Connect(folder_ + "/api");
-    EXPECT_OK(client);
-    if (!client.ok()) return {};
-    auto text = (*client)->Get(path);
-    EXPECT_OK(text) << path;
-    return text.ok() ? json::parse(*text, nullptr, false) : json();
-  }
-  bool Confidential() const { return std::string(GetParam()) != "off"; }
-  uint64_t Converted(const char* way) {
-    return Get("/memory/conversions")[way]["explicit"].value("requests",
-                                                             uint64_t{0});
-  }
-
-  // Has the guest convert memory until StopConverting: Linux takes pages for a
-  // device's rings when its driver comes, and shares them, and makes them
-  // private again when it goes. The second card, otherwise idle, has many.
-  void StartConverting() {
-    EXPECT_THAT(Do("touch /run/go; "
-                   "card=$(basename $(readlink /sys/class/net/eth1/device)); "
-                   "(cd /sys/bus/virtio/drivers/virtio_net; n=0; "
-                   "while [ -e /run/go ]; do echo $card >unbind; "
-                   "echo $card >bind; n=$((n+1)); done; "
-                   "echo came $n times. >/run/came) &"),
-                HasSubstr("ended with 0"));
-  }
-  // How often it came.
-  uint64_t StopConverting() {
-    const std::string said =
-        Do("rm /run/go; until [ -s /run/came ]; do sleep 0.1; done; "
-           "cat /run/came; rm /run/came");
-    const size_t at = said.find("\ncame ");
-    EXPECT_NE(at, std::string::npos) << said;
-    if (at == std::string::npos) return 0;
-    return std::strtoull(said.c_str() + at + 6, nullptr, 10);
-  }
-
-  // Both, while `transfer` runs. Without private memory the transfer alone.
-  template <typename Transfer>
-  void WhileItConverts(Transfer transfer) {
-    if (!Confidential()) return transfer();
-    const uint64_t shared = Converted("to_shared");
-    const uint64_t made_private = Converted("to_private");
-    StartConverting();
-    transfer();
-    const uint64_t times = StopConverting();
-    std::cout << "meanwhile a card came and went " << times
-              << " times: " << Converted("to_shared") - shared
-              << " conversions to shared, "
-              << Converted("to_private") - made_private << " to private\n";
-    EXPECT_GT(times, 0u);
-    // It has two pairs of queues and one for control.
-    EXPECT_GE(Converted("to_shared") - shared, 5 * times);
-    EXPECT_GE(Converted("to_private") - made_private, 5 * times);
-  }
-
   // Moves data between the guest and a server at the peer.
   void Move(int mib, const std::string& prefix) {
     ASSERT_OK_AND_ASSIGN(auto server,
@@ -233,18 +171,37 @@ class DevicesTest : public ::testing::TestWithParam<const char*> {
     EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
   }
 
+  // What the machine that the monitor runs on has free.
+  static uint64_t FreeBytes() {
+    std::ifstream memory("/proc/meminfo");
+    std::string line;
+    while (std::getline(memory, line)) {
+      absl::string_view rest = line;
+      if (!absl::ConsumePrefix(&rest, "MemFree:")) continue;
+      return std::strtoull(std::string(rest).c_str(), nullptr, 10) * 1024;
+    }
+    ADD_FAILURE() << "no MemFree";
+    return 0;
+  }
+
+  // The second card, otherwise idle, has two pairs of queues and one for
+  // control.
+  void WhileTheOtherCardComesAndGoes(const std::function<void()>& transfer) {
+    WhileItConverts("eth1", 5, transfer);
+  }
+
   void TheGuestReadsTheHostsBytes();
   void PingsAndMovesDataThroughATap();
   void SeveralQueuesMoveDataToo();
   void SocketsMoveDataBothWaysFromBothSides();
-  void NoLeaseIsLeft();
   void TheBalloonTakesWhatItIsAskedTo();
+  void TheGuestTellsOfItsMemory();
+  void TheHostHasBackWhatTheGuestFreed();
   void WhatIsInUseHasOneUser();
   void ATapThatGoesAwayIsALinkThatIsDown();
 
   Network network_;
   std::string folder_, path_;
-  std::unique_ptr<GuestProcess> guest_;
 };
 
 void DevicesTest::TheGuestReadsTheHostsBytes() {
@@ -260,7 +217,7 @@ void DevicesTest::PingsAndMovesDataThroughATap() {
                  "cat /sys/class/net/eth0/address"),
               HasSubstr("52:54:00:aa:bb:cc\n"));
   EXPECT_THAT(Do("ping -c 3 -i 0.2 10.9.1.2"), HasSubstr("3 packets received"));
-  WhileItConverts([this] { Move(MiB(), ""); });
+  WhileTheOtherCardComesAndGoes([this] { Move(MiB(), ""); });
 }
 
 void DevicesTest::SeveralQueuesMoveDataToo() {
@@ -301,18 +258,6 @@ void DevicesTest::SocketsMoveDataBothWaysFromBothSides() {
   EXPECT_THAT(server->Wait(kPatience), IsOkAndHolds(0)) << server->output();
 }
 
-// The host is done with the guest's memory once nothing moves.
-void DevicesTest::NoLeaseIsLeft() {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  json leased;
-  do {
-    leased = Get("/metrics")["leased_bytes"];
-  } while (leased != 0 && std::chrono::steady_clock::now() < end);
-  EXPECT_EQ(leased, 0) << "bytes";
-  if (!Confidential()) return;
-  EXPECT_EQ(Get("/memory/conversions")["bytes"]["pending_private"], 0);
-}
-
 // Linux's driver does without VIRTIO_F_ACCESS_PLATFORM, which its own kernel
 // then insists on in a confidential guest: nothing else comes of it.
 void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
@@ -320,6 +265,11 @@ void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
     EXPECT_THAT(Do("until grep 'balloon_inflate 8192' /proc/vmstat; "
                    "do sleep 1; done"),
                 HasSubstr("\nballoon_inflate 8192\n"));
+    EXPECT_TRUE(Eventually(
+        [this] { return Count("balloon", "actual_bytes") == 32 << 20; }));
+    EXPECT_EQ(Count("balloon", "inflated_pages"), 8192u);
+    TheGuestTellsOfItsMemory();
+    TheHostHasBackWhatTheGuestFreed();
     return;
   }
   const std::string said =
@@ -327,6 +277,37 @@ void DevicesTest::TheBalloonTakesWhatItIsAskedTo() {
          "grep balloon_inflate /proc/vmstat");
   EXPECT_THAT(said, HasSubstr("provide VIRTIO_F_ACCESS_PLATFORM"));
   EXPECT_THAT(said, HasSubstr("balloon_inflate 0\n"));
+  EXPECT_EQ(Count("balloon", "inflated_pages"), 0u);
+}
+
+void DevicesTest::TheGuestTellsOfItsMemory() {
+  // The driver's first buffer comes unasked.
+  EXPECT_TRUE(
+      Eventually([this] { return Count("balloon", "stats_updates") > 1; }));
+  const json said = Get("/balloon/statistics");
+  EXPECT_GT(said["total_memory"], 128 << 20) << said.dump();
+  EXPECT_LE(said["total_memory"], (256 - 32) << 20) << said.dump();
+  EXPECT_GT(said["free_memory"], 0) << said.dump();
+  EXPECT_LT(said["free_memory"], said["total_memory"]) << said.dump();
+}
+
+// Linux reports free blocks of 2 MiB, so that a part of a file may be missing.
+// The machine's free memory, since neither the monitor's pages nor the blocks
+// of a guest_memfd count what the guest alone has touched.
+void DevicesTest::TheHostHasBackWhatTheGuestFreed() {
+  constexpr uint64_t kMost = 32 << 20, kOtherUse = 8 << 20;
+  EXPECT_THAT(Do("dd if=/dev/zero of=/run/file bs=1M count=48 2>/dev/null"),
+              HasSubstr("ended with 0"));
+  const uint64_t free = FreeBytes();
+  const uint64_t reported = Count("balloon", "reported_bytes");
+  EXPECT_THAT(Do("rm /run/file"), HasSubstr("ended with 0"));
+  EXPECT_TRUE(Eventually(
+      [&] { return Count("balloon", "reported_bytes") >= reported + kMost; }));
+  const uint64_t now_free = FreeBytes();
+  std::cout << "the host has " << (now_free - free) / 1024 << " KiB back\n";
+  EXPECT_GE(now_free, free + kMost - kOtherUse);
+  EXPECT_EQ(Count("balloon", "refused_pages"), 0u);
+  EXPECT_EQ(Count("balloon", "errors"), 0u);
 }
 
 void DevicesTest::WhatIsInUseHasOneUser() {
@@ -343,18 +324,26 @@ void DevicesTest::ATapThatGoesAwayIsALinkThatIsDown() {
   EXPECT_THAT(Do("ping -c 2 -i 0.2 -W 1 10.9.0.1 || echo not there"),
               HasSubstr("\nnot there\n"));
   EXPECT_THAT(Do("cat /sys/class/net/eth0/carrier"), HasSubstr("\n0\n"));
+  // And outside; the other card has lost nothing.
+  EXPECT_EQ(Count("net_net0", "link_down"), 1u);
+  EXPECT_EQ(Count("net_net0", "link_up"), 0u);
+  EXPECT_GT(Count("net_net0", "tap_errors"), 0u);
+  EXPECT_EQ(Count("net_net1", "link_down"), 0u);
+  EXPECT_EQ(Count("net_net1", "link_up"), 1u);
+  EXPECT_EQ(Count("net_net1", "tap_errors"), 0u);
 }
 
 TEST_P(DevicesTest, OneGuestWithAllOfThem) {
   ASSERT_NO_FATAL_FAILURE(Start(
       2,
       {"--net", "tap=tap0,mac=52:54:00:aa:bb:cc", "--net", "tap=tap1,queues=2",
-       "--rng", "--balloon", "target=32M,reporting", "--vsock",
-       absl::StrCat("cid=5,path=", path_), "--api-sock", folder_ + "/api"}));
+       "--rng", "--balloon", "target=32M,reporting,stats=1", "--vsock",
+       absl::StrCat("cid=5,path=", path_), "--api-sock", api_}));
   TheGuestReadsTheHostsBytes();
   PingsAndMovesDataThroughATap();
   SeveralQueuesMoveDataToo();
-  WhileItConverts([this] { SocketsMoveDataBothWaysFromBothSides(); });
+  WhileTheOtherCardComesAndGoes(
+      [this] { SocketsMoveDataBothWaysFromBothSides(); });
   NoLeaseIsLeft();
   TheBalloonTakesWhatItIsAskedTo();
   WhatIsInUseHasOneUser();
@@ -363,12 +352,7 @@ TEST_P(DevicesTest, OneGuestWithAllOfThem) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, DevicesTest,
-                         ::testing::Values("off", "sw-protected"),
-                         [](const ::testing::TestParamInfo<const char*>& info) {
-                           return std::string(info.param) == "off"
-                                      ? "off"
-                                      : "sw_protected";
-                         });
+                         ::testing::Values("off", "sw-protected"), BackendName);
 
 // A folder with the files that the page names, which a user who is not root may
 // read, and the devices as a distribution's udev makes them.
