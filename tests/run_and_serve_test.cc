@@ -335,7 +335,7 @@ TEST_F(ProcessTest, TapsThatAreInheritedAreQueues) {
   } kWrong[] = {
       {absl::StrCat("fd=", first.get(), ":", other.get()), "clinherit1"},
       {absl::StrCat("queues=2,fd=", first.get()), "queues=2"},
-      {"fd=0", "descriptor"},
+      {"fd=0", "fd=0: not an attached tap"},
   };
   for (const auto& wrong : kWrong) {
     ASSERT_OK_AND_ASSIGN(
