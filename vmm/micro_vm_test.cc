@@ -317,10 +317,10 @@ TEST_P(BackendVmTest, AVcpuThatWaitsForAConversionIsPaused) {
   EXPECT_EQ(vm->broker()->held(), 1u);
   vm->Resume();
   sink_.WaitFor(sink_.size() + 2);
+  EXPECT_EQ(vm->broker()->stats().failed, 0u);  // the end may cut one off
   vm->Stop();
   vm->Wait();
   EXPECT_THAT(sink_.Take(), Not(HasSubstr("E")));
-  EXPECT_EQ(vm->broker()->stats().failed, 0u);
 }
 
 // --- launch ---
