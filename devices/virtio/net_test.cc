@@ -157,6 +157,19 @@ TEST_P(NetTest, SendsAPacketWithoutTheFlagsThatItDoesNotKnow) {
   EXPECT_EQ(counters().tx_dropped_malformed.value(), 0u);
 }
 
+TEST_P(NetTest, SendsWhatIsToBeSegmented) {
+  Make();
+  NetHeader header;
+  header.flags = NetHeader::kNeedsCsum;
+  header.gso_type = NetHeader::kGsoTcp4;
+  header.gso_size = 500;
+  header.hdr_len = 54;
+  header.csum_start = 34;
+  header.csum_offset = 16;
+  EXPECT_THAT(Send(header, Payload(2000)), IsOkAndHolds(0u));
+  EXPECT_EQ(wire().Take(), Bytes(header) + Payload(2000));
+}
+
 TEST_P(NetTest, KeepsTheOrderOfManyPackets) {
   Make();
   for (int i = 0; i < 300; ++i) {
@@ -339,6 +352,18 @@ TEST_P(NetTest, DropsWhatTheWholeRingCannotHold) {
   EXPECT_EQ(ram_.LeasedBytes(), 0u);
 }
 
+TEST_P(NetTest, ALimitedBandwidthNeedsNoMerging) {
+  RateLimiterConfig limit;
+  limit.bandwidth = {100000, 0, hours(1)};
+  Make(kNoMerge, 1, limit);
+  for (int i = 0; i < 2; ++i) OfferRx(1000);
+  ASSERT_TRUE(wire().Put({}, Payload(1500)));
+  ASSERT_TRUE(wire().Put({}, Payload(100)));
+  ASSERT_OK_AND_ASSIGN(DriverFake::Used used, driver_->WaitUsed(kRx));
+  EXPECT_EQ(used.written, 112u);
+  EXPECT_EQ(counters().rx_dropped_too_long.value(), 1u);
+}
+
 // Buffers of three descriptors each: one is left over, so that the driver has
 // no room for another buffer.
 TEST_P(NetTest, DropsWhatARingOfLargeBuffersCannotHold) {
@@ -458,6 +483,11 @@ TEST_P(NetTest, DropsAndCountsWhatTheInterfaceRefuses) {
   EXPECT_OK(Send({}, Payload(100)));
   EXPECT_EQ(counters().tx_dropped_tap.value(), 1u);
   EXPECT_EQ(counters().tap_errors.value(), 1u);
+  EXPECT_TRUE(net_->link_up());
+  wire().gone = false;
+  wire().send_error = EBADFD;  // this queue is detached, say
+  EXPECT_OK(Send({}, Payload(100)));
+  EXPECT_EQ(counters().tx_dropped_tap.value(), 2u);
   EXPECT_TRUE(net_->link_up());
   wire().send_error = 0;
   EXPECT_OK(Send({}, Payload(100)));
