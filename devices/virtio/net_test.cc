@@ -388,7 +388,8 @@ TEST_P(NetTest, WithoutAReceiveQueueNothingWaitsForPackets) {
   Make(kAll, 1, {}, {}, with);
   ASSERT_TRUE(wire().Put({}, Payload(100)));
   ASSERT_OK(Send({}, Payload(100)));
-  // A worker that is told of it again and again does nothing else.
+  // A worker that is told of it again and again does nothing else; the pause is
+  // the time in which it would, and nothing waits for it.
   const std::clock_t before = std::clock();
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   EXPECT_LT(std::clock() - before, CLOCKS_PER_SEC / 50);

@@ -210,8 +210,8 @@ absl::Status VsockConnection::OnData(uint32_t size, Chain& chain) {
     credit_.Consumed(sent);
   }
   if (sent < size) {
-    if (sent_from_buffer_ >=
-        kBuffer / 2) {  // never more than half as much again
+    // What was sent is kept for a while: cutting it off moves the rest.
+    if (sent_from_buffer_ >= kBuffer / 2) {
       buffer_.erase(buffer_.begin(), buffer_.begin() + sent_from_buffer_);
       sent_from_buffer_ = 0;
     }
